@@ -1,0 +1,47 @@
+# Works from a bare checkout with git, make and Python 3.11 or newer (with venv).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+UV_VERSION := 0.13.9
+
+.PHONY: serve test check format crash bench lock clean
+.DEFAULT_GOAL := test
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $(READY)
+
+serve: $(READY)  ## a server on 127.0.0.1:8080, records in ./flashq-data (ARGS="--port 9000" for more)
+	@exec $(BIN)/flashq serve --data-dir ./flashq-data $(ARGS)
+
+test: $(READY)  ## every test that fits in five minutes
+	$(BIN)/python -m pytest -m "not crash" $(ARGS)
+
+crash: $(READY)  ## kill -9 under load, many rounds for each sync mode
+	$(BIN)/python -m pytest -m crash -s --timeout=3600 $(ARGS)
+
+check: $(READY)  ## lint, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## ratios against the limits of this machine
+	$(BIN)/python -m benchmarks $(ARGS)
+
+lock:  ## resolve the newest allowed versions into requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--python-version 3.11 --group dev pyproject.toml --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,100 @@
+"""Every error FlashQ raises on purpose: one family, one stable code each.
+
+An error carries its facts as attributes and, in `details`, as plain JSON values. `outcome` says what became
+of a refused write: "not_applied" promises that nothing was written, "unknown" means the records are there
+once or not at all. Each edge (HTTP, CLI, client) maps `code` in one table; nothing here knows a status.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+Outcome = Literal["not_applied", "unknown"]
+
+
+class FlashQError(Exception):
+    """The root of the family. `retriable`: the same call may succeed later, unchanged."""
+
+    code: ClassVar[str] = "internal_error"
+    retriable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, outcome: Outcome = "not_applied", **details: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.outcome: Outcome = outcome
+        self.details = details
+
+
+class InvalidParameter(FlashQError, ValueError):
+    """A name, a number or an option is outside what is allowed."""
+
+    code = "invalid_parameter"
+
+
+class ValidationError(FlashQError, ValueError):
+    """A record is too large or of the wrong kind. `details` names the field, `max_size` and `actual_size` (bytes)."""
+
+    code = "validation_error"
+
+
+class InvalidOffset(FlashQError, ValueError):
+    """An offset to commit lies beyond the high water mark. `details`: offset, topic, max_offset."""
+
+    code = "invalid_offset"
+
+
+class OffsetOutOfRange(FlashQError):
+    """A read below the log start: retention has removed those records. `details`: log_start_offset."""
+
+    code = "offset_out_of_range"
+
+
+class TopicNotFound(FlashQError, LookupError):
+    code = "topic_not_found"
+
+
+class GroupNotFound(FlashQError, LookupError):
+    code = "group_not_found"
+
+
+class StorageFull(FlashQError, OSError):
+    """The disk had no room; what was written of the post has been cut off again. Free some space and post again."""
+
+    code = "storage_full"
+    retriable = True
+
+
+class StorageFailed(FlashQError, OSError):
+    """The disk reported an error that cannot be undone; this log takes no more posts until a restart."""
+
+    code = "storage_failed"
+
+
+class DataCorruption(FlashQError):
+    """Stored bytes are not what was written. Nothing was cut. `details`: topic, offset, path, position (bytes)."""
+
+    code = "data_corruption"
+
+
+class DirectoryLocked(FlashQError, OSError):
+    """Another process holds the data directory. Nothing in it was touched."""
+
+    code = "directory_locked"
+
+
+class UnsupportedFormat(FlashQError):
+    """The data directory was written by a newer FlashQ, or is not one at all."""
+
+    code = "unsupported_format"
+
+
+class Closed(FlashQError):
+    """The log, or the whole FlashQ, has been closed."""
+
+    code = "closed"
+
+
+class ConfigurationError(FlashQError, ValueError):
+    """A setting is unknown or has a bad value; the message names it and where it came from."""
+
+    code = "configuration_error"
