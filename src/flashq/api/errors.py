@@ -1,0 +1,56 @@
+"""The error table of the HTTP contract: which code has which status. Complete: a test compares it with errors.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from flashq.errors import FlashQError
+
+STATUS: Mapping[str, int] = {
+    "invalid_parameter": 400,
+    "validation_error": 400,
+    "invalid_offset": 400,
+    "invalid_json": 400,
+    "unauthorized": 401,
+    "topic_not_found": 404,
+    "group_not_found": 404,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "offset_out_of_range": 410,
+    "unsupported_media_type": 415,
+    "invalid_body": 422,
+    "configuration_error": 500,
+    "data_corruption": 500,
+    "internal_error": 500,
+    "unsupported_format": 500,
+    "closed": 503,
+    "directory_locked": 503,
+    "storage_failed": 503,
+    "storage_full": 507,
+}
+
+
+class ErrorBody(msgspec.Struct):
+    """Every error there is, as JSON."""
+
+    error: str
+    message: str
+    details: dict[str, object]
+
+
+class RequestError(FlashQError):
+    """A request that is refused before it reaches the log: its code is one of this table's."""
+
+    def __init__(self, code: str, message: str, **details: object) -> None:
+        super().__init__(message, **details)  # type: ignore[arg-type]
+        self.code = code  # type: ignore[misc]
+
+
+def error_body(error: FlashQError, *, is_write: bool) -> tuple[int, bytes]:
+    """Status and body for an error; a refused write says what became of it."""
+    details = dict(error.details)
+    if is_write:
+        details["outcome"] = error.outcome
+    return STATUS[error.code], msgspec.json.encode(ErrorBody(error.code, error.message, details))

@@ -1,0 +1,93 @@
+"""Requests to handlers: paths, methods, who may come in, and errors as the contract shows them."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from flashq.api.errors import RequestError, error_body
+from flashq.errors import FlashQError
+from flashq.http.message import Deferred, Request, Response
+
+Operation = Callable[..., Response | Deferred]
+"""Takes the request and the names in its path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a path is: the methods it has, and the names found in it."""
+
+    operations: Mapping[str, Operation]
+    names: tuple[str, ...]
+
+
+class Router:
+    """The server's one handler. `routes` maps `/topics/{topic}/records` and the like to operations by method."""
+
+    def __init__(self, routes: Mapping[str, Mapping[str, Operation]], token: str | None = None) -> None:
+        self._routes = [(template.split("/"), operations) for template, operations in routes.items()]
+        self._authorization = None if token is None else f"Bearer {token}".encode()
+
+    def __call__(self, request: Request) -> Response | Deferred:
+        head = request.head
+        try:
+            resolved = head.memo
+            if resolved is None:  # equal heads share one: routed and let in once
+                resolved = head.memo = self._resolve(request)
+            operation, names = resolved
+            answer: Response | Deferred = operation(request, *names)
+            return answer
+        except FlashQError as error:
+            return error_response(error, request)
+        except RecursionError:
+            return error_response(RequestError("invalid_json", "the JSON is nested too deeply"), request)
+
+    def _resolve(self, request: Request) -> tuple[Operation, tuple[str, ...]]:
+        self._authorize(request)
+        for template, operations in self._routes:
+            names = _match(template, request.path)
+            if names is not None:
+                operation = operations.get(request.method) or (
+                    operations.get("GET") if request.method == "HEAD" else None
+                )
+                if operation is None:
+                    allowed = sorted({*operations, *(["HEAD"] if "GET" in operations else [])})
+                    raise RequestError(
+                        "method_not_allowed",
+                        f"{request.path} takes {', '.join(allowed)}, not {request.method}",
+                        allow=allowed,
+                    )
+                return operation, names
+        raise RequestError("not_found", "there is nothing at this path", path=request.path[:200])
+
+    def _authorize(self, request: Request) -> None:
+        if self._authorization is not None and not hmac.compare_digest(
+            request.header(b"authorization") or b"", self._authorization
+        ):
+            raise RequestError("unauthorized", "this server needs a token: Authorization: Bearer <token>")
+
+
+def error_response(error: FlashQError, request: Request) -> Response:
+    """An error as JSON. Never holds more of the request than the error chose to repeat."""
+    status, body = error_body(error, is_write=request.method in ("POST", "PUT", "DELETE"))
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    if status == 405:
+        headers = ((b"allow", ", ".join(error.details["allow"]).encode()),)  # type: ignore[arg-type]
+    elif status == 401:
+        headers = ((b"www-authenticate", b"Bearer"),)
+    return Response(status, body, headers=headers)
+
+
+def _match(template: list[str], path: str) -> tuple[str, ...] | None:
+    parts = path.split("/")
+    if len(parts) != len(template):
+        return None
+    names: list[str] = []
+    for expected, part in zip(template, parts, strict=True):
+        if expected.startswith("{"):
+            names.append(unquote(part, errors="replace"))
+        elif expected != part:
+            return None
+    return tuple(names)

@@ -1,0 +1,158 @@
+"""The one place that wires a server: open storage, build FlashQ, start listening; stop in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from flashq import __version__
+from flashq.broker.flashq import FlashQ
+from flashq.config import ServerSettings
+from flashq.errors import FlashQError
+from flashq.http.handlers.health import HealthHandler
+from flashq.http.handlers.records import RecordHandlers
+from flashq.http.head import Limits
+from flashq.http.listener import HttpServer
+from flashq.http.message import Response, render_error
+from flashq.http.router import Router
+from flashq.logging import get_logger
+from flashq.storage.backend import StorageBackend
+from flashq.storage.file.backend import FileBackend
+from flashq.storage.interface import TopicConfig
+from flashq.storage.memory import InMemoryBackend
+
+DRAIN_S = 8.0  # of the 10 s a stop may take; the rest is for the last flush
+BLOCKING_THREADS = 4
+
+log = get_logger("flashq.server")
+
+
+def run(settings: ServerSettings, token: str | None) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. Raises `FlashQError` or OSError if it cannot start."""
+    _raise_descriptor_limit()
+    flashq, opening = _open(settings)
+    try:
+        _run_loop(_serve(flashq, settings, token, opening))
+    except BaseException:
+        flashq.close()
+        raise
+    return _close(flashq)
+
+
+def _open(settings: ServerSettings) -> tuple[FlashQ, dict[str, object]]:
+    """The FlashQ these settings ask for, and what opening it found."""
+    started = time.monotonic()
+    backend: StorageBackend
+    found: dict[str, object] = {}
+    if settings.storage == "memory":
+        backend = InMemoryBackend()
+    else:
+        backend = FileBackend(
+            settings.data_dir,
+            sync_mode=settings.sync_mode,
+            commit_threshold=settings.commit_threshold,
+            sync_interval_s=settings.sync_interval_s,
+        )
+        recovered = backend.recovered
+        found = {
+            "sync_mode": settings.sync_mode,
+            "data_dir": backend.data_dir,
+            "topics": recovered.topics,
+            "groups": recovered.groups,
+            "torn_tails": recovered.torn_tails,
+            "damaged": len(recovered.problems),
+        }
+    defaults = TopicConfig(
+        retention_ms=settings.retention_ms,
+        retention_bytes=settings.retention_bytes,
+        segment_bytes=settings.segment_bytes,
+    )
+    found["opened_in_s"] = round(time.monotonic() - started, 3)
+    return FlashQ(backend, topic_defaults=defaults), found
+
+
+async def _serve(flashq: FlashQ, settings: ServerSettings, token: str | None, opening: dict[str, object]) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    flashq.backend.drive_from_loop(loop.call_soon, loop.call_soon_threadsafe)
+    executor = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="flashq-blocking")
+    records = RecordHandlers(flashq, loop, executor)
+    router = Router(
+        {
+            "/topics/{topic}/records": {"POST": records.post, "GET": records.poll},
+            "/health": {"GET": HealthHandler(flashq).get},
+        },
+        token,
+    )
+    limits = Limits(max_body_bytes=settings.max_body_bytes, max_connections=settings.max_connections)
+    server = HttpServer(router, limits=limits, render=_protocol_error, on_error=_log_failure)
+    try:
+        await server.start(settings.host, settings.port)
+        log.info(
+            "listening",
+            version=__version__,
+            address=" ".join(f"http://{_in_url(host)}:{port}" for host, port in server.addresses),
+            storage=settings.storage,
+            **opening,
+        )
+        await stop.wait()
+        log.info("stopping", connections=len(server.connections))
+        if not await server.drain(DRAIN_S):
+            log.warning("connections_cut_off", after_s=DRAIN_S)
+    finally:
+        executor.shutdown()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _close(flashq: FlashQ) -> int:
+    """Flush and release; 5 if the disk did not take the last records, as the log has said."""
+    try:
+        flashq.close()
+    except FlashQError as error:
+        log.error("stopped", outcome="storage failed", why=error.message)
+        return 5
+    log.info("stopped", outcome="clean")
+    return 0
+
+
+def _run_loop(main: Coroutine[Any, Any, None]) -> None:
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    try:
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    except ImportError:  # plain asyncio serves the same, slower
+        pass
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)
+
+
+def _protocol_error(status: int, code: str, message: str, details: dict[str, object]) -> Response:
+    """What the protocol layer refuses never reached the log; what failed inside may have."""
+    return render_error(status, code, message, {**details, "outcome": "unknown" if status == 500 else "not_applied"})
+
+
+def _log_failure(error: Exception) -> None:
+    log.error("internal_error", exc_info=error)
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _raise_descriptor_limit() -> None:
+    """Topics, groups and connections hold a descriptor each: take what the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (ValueError, OSError):  # macOS refuses "unlimited"; the soft limit then stays
+            pass

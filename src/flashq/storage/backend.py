@@ -1,0 +1,64 @@
+"""`StorageBackend`: makes, finds and deletes topic logs and consumer groups of one kind of storage."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from flashq.storage.interface import ConsumerGroup, SyncMode, TopicConfig, TopicLog
+
+Deliver = Callable[[Callable[[], None]], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """`failed`: some log takes no more posts; `degraded`: some records cannot be read, the rest works."""
+
+    status: Literal["healthy", "degraded", "failed"] = "healthy"
+    problems: list[str] = field(default_factory=list)
+
+
+class StorageBackend(ABC):
+    """A set of topics and groups. Creating and deleting block until durable; finding does not."""
+
+    kind: str
+    sync_mode: SyncMode
+
+    @property
+    @abstractmethod
+    def topics(self) -> Mapping[str, TopicLog]:
+        """Topics by name."""
+
+    @property
+    @abstractmethod
+    def groups(self) -> Mapping[str, ConsumerGroup]:
+        """Groups by name."""
+
+    @abstractmethod
+    def create_topic(self, name: str, config: TopicConfig) -> TopicLog:
+        """A new topic, durable on return. The name is free and valid: the caller has checked."""
+
+    @abstractmethod
+    def delete_topic(self, name: str) -> None:
+        """Remove a topic for good, durable on return. KeyError if there is none."""
+
+    @abstractmethod
+    def create_group(self, name: str) -> ConsumerGroup:
+        """A new group, durable on return. The name is free and valid: the caller has checked."""
+
+    @abstractmethod
+    def delete_group(self, name: str) -> None:
+        """Remove a group and its offsets for good, durable on return. KeyError if there is none."""
+
+    def drive_from_loop(self, call_soon: Deliver, call_soon_threadsafe: Deliver) -> None:  # noqa: B027
+        """From now on write once per event-loop tick, and complete appends on the loop. Call on the loop's thread."""
+
+    @abstractmethod
+    def health(self) -> Health:
+        """Whether every log takes posts and can be read."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Write and sync what is pending, and let go of everything. Further use raises `Closed`."""

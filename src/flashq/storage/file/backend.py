@@ -1,0 +1,271 @@
+"""`FileBackend`: a data directory, held by one process.
+
+.flashq.lock        who holds it
+flashq.json         format version, epoch, whether the last stop was clean
+topics/<name>/      see topic_log.py
+groups/<name>.log   see consumer_group.py
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import msgspec
+
+from flashq.errors import DataCorruption, FlashQError, InvalidParameter, StorageFull, UnsupportedFormat
+from flashq.logging import get_logger
+from flashq.storage.backend import Deliver, Health, StorageBackend
+from flashq.storage.file.consumer_group import GROUP_SUFFIX, FileConsumerGroup
+from flashq.storage.file.directory_lock import DirectoryLock
+from flashq.storage.file.disk import NO_ROOM, Disk
+from flashq.storage.file.flush import Flusher
+from flashq.storage.file.names import file_name, is_temporary
+from flashq.storage.file.opening import Recovered, clean_temporaries, create_topic, delete_topic, open_topic
+from flashq.storage.file.topic_log import FileTopicLog
+from flashq.storage.file.unreadable import UnreadableGroup, UnreadableTopicLog
+from flashq.storage.interface import SYNC_MODES, ConsumerGroup, SyncMode, TopicConfig, TopicLog
+
+T = TypeVar("T")
+FORMAT = 1
+ROOT_FILE = "flashq.json"
+log = get_logger(__name__)
+
+
+class _RootFile(msgspec.Struct, kw_only=True):
+    format: int
+    epoch: int = 0
+    clean: bool = False
+    sync_mode: SyncMode = "always"
+
+
+class FileBackend(StorageBackend):
+    """Opens, or makes, the data directory; everything found is durable before the constructor returns.
+
+    Raises `DirectoryLocked`, `UnsupportedFormat`, `InvalidParameter`, or OSError when the directory cannot be used.
+    What is wrong with one topic or group is that one's error, later.
+    """
+
+    kind = "file"
+
+    def __init__(
+        self,
+        data_dir: str,
+        *,
+        sync_mode: SyncMode = "always",
+        commit_threshold: int = 10,
+        sync_interval_s: float = 1.0,
+        disk: Disk | None = None,
+    ) -> None:
+        _check_options(sync_mode, commit_threshold, sync_interval_s)
+        self.data_dir = os.path.abspath(data_dir)
+        self.sync_mode = sync_mode
+        self.recovered = Recovered()
+        self._disk = disk = disk or Disk()
+        self._changing = threading.Lock()  # held while a topic or group is made or removed
+        self._topics: dict[str, TopicLog] = {}
+        self._groups: dict[str, ConsumerGroup] = {}
+        self._topics_dir = os.path.join(self.data_dir, "topics")
+        self._groups_dir = os.path.join(self.data_dir, "groups")
+        _make_directory(disk, self.data_dir)
+        self._directory_lock = DirectoryLock(self.data_dir, disk)
+        self._flusher = Flusher(sync_mode, commit_threshold, sync_interval_s)
+        try:
+            self._root = self._open_root()
+            for directory in (self._topics_dir, self._groups_dir):
+                _make_directory(disk, directory)
+                clean_temporaries(disk, directory, is_temporary)
+                disk.sync_directory(directory)
+            self._open_topics()
+            self._open_groups()
+        except BaseException:
+            self._flusher.close()
+            self._directory_lock.release()
+            raise
+
+    @property
+    def topics(self) -> Mapping[str, TopicLog]:
+        return self._topics
+
+    @property
+    def groups(self) -> Mapping[str, ConsumerGroup]:
+        return self._groups
+
+    def create_topic(self, name: str, config: TopicConfig) -> TopicLog:
+        with self._changing:
+            if name not in self._topics:
+                self._topics[name] = _with_room(
+                    f"topic {name}",
+                    lambda: create_topic(
+                        self._topics_dir, name, config, disk=self._disk, flusher=self._flusher, epoch=self._root.epoch
+                    ),
+                )
+            return self._topics[name]
+
+    def delete_topic(self, name: str) -> None:
+        with self._changing:
+            topic = self._topics.pop(name)
+            _close(topic)
+            assert isinstance(topic, FileTopicLog | UnreadableTopicLog)
+            delete_topic(self._topics_dir, topic.directory, disk=self._disk)
+
+    def create_group(self, name: str) -> ConsumerGroup:
+        with self._changing:
+            if name not in self._groups:
+                path = os.path.join(self._groups_dir, file_name(name) + GROUP_SUFFIX)
+                self._groups[name] = _with_room(
+                    f"group {name}", lambda: FileConsumerGroup.create(self._disk, path, name, self._flusher)
+                )
+            return self._groups[name]
+
+    def delete_group(self, name: str) -> None:
+        with self._changing:
+            group = self._groups.pop(name)
+            _close(group)
+            assert isinstance(group, FileConsumerGroup | UnreadableGroup)
+            self._disk.unlink(group.path)
+            self._disk.sync_directory(self._groups_dir)
+
+    def drive_from_loop(self, call_soon: Deliver, call_soon_threadsafe: Deliver) -> None:
+        self._flusher.drive_from_loop(call_soon, call_soon_threadsafe)
+
+    def health(self) -> Health:
+        logs = [*self._topics.values(), *self._groups.values()]
+        journals = [each.journal for each in logs if isinstance(each, FileTopicLog | FileConsumerGroup)]
+        failed = [journal.failure.message for journal in journals if journal.failure is not None]
+        damaged = [damage.message for each in logs if (damage := getattr(each, "damage", None)) is not None]
+        status: Health = Health("failed" if failed else "degraded" if damaged else "healthy", failed + damaged)
+        return status
+
+    def close(self) -> None:
+        """Raises the first failure, after everything has been closed; the stop then does not count as clean."""
+        first: FlashQError | None = None
+        for each in [*self._topics.values(), *self._groups.values()]:
+            try:
+                _close(each)
+            except FlashQError as error:
+                first = first or error
+        self._flusher.close()
+        try:
+            if first is None:
+                self._root.clean = True
+                self._save_root()
+        finally:
+            self._directory_lock.release()
+        if first is not None:
+            raise first
+
+    # -- opening
+
+    def _open_root(self) -> _RootFile:
+        path = os.path.join(self.data_dir, ROOT_FILE)
+        try:
+            root = self._read_root(path)
+        except FileNotFoundError:
+            if os.path.exists(self._topics_dir):
+                raise UnsupportedFormat(
+                    f"{self.data_dir} has topics but no {ROOT_FILE}. Nothing was touched; restore that file"
+                ) from None
+            root = _RootFile(format=FORMAT)
+        else:
+            if not root.clean and root.sync_mode != "always":
+                root.epoch += 1  # readers may have seen what a power cut has taken back
+        root.clean, root.sync_mode = False, self.sync_mode
+        self._root = root
+        self._save_root()
+        return root
+
+    def _read_root(self, path: str) -> _RootFile:
+        file = self._disk.open(path)
+        try:
+            stated = msgspec.json.decode(self._disk.read(file, 1 << 16, 0))
+            version = stated["format"]
+            if version != FORMAT:
+                raise UnsupportedFormat(
+                    f"{self.data_dir} has format {version!r}; this FlashQ reads format {FORMAT}. Nothing was touched; "
+                    "open it with the FlashQ that wrote it, or a newer one",
+                    format=version,
+                )
+            return msgspec.convert(stated, type=_RootFile)
+        except (msgspec.MsgspecError, KeyError, TypeError, RecursionError) as error:
+            raise UnsupportedFormat(f"{path} cannot be read: {error}. Nothing was touched; restore it") from error
+
+    def _save_root(self) -> None:
+        self._disk.replace_file(os.path.join(self.data_dir, ROOT_FILE), msgspec.json.encode(self._root))
+
+    def _open_topics(self) -> None:
+        for entry in sorted(os.scandir(self._topics_dir), key=lambda entry: entry.name):
+            if not entry.is_dir():
+                continue  # not ours: ignored, never deleted
+            topic: TopicLog
+            try:
+                topic = open_topic(
+                    entry.path, disk=self._disk, flusher=self._flusher, epoch=self._root.epoch, recovered=self.recovered
+                )
+                if file_name(topic.name) != entry.name or entry.is_symlink():
+                    raise DataCorruption(f"{entry.path} is not where topic {topic.name} belongs", path=entry.path)
+            except (OSError, DataCorruption) as error:
+                topic = UnreadableTopicLog(entry.name, entry.path, self._unreadable(entry.path, error))
+            self._topics[topic.name] = topic
+        self.recovered.topics = len(self._topics)
+
+    def _open_groups(self) -> None:
+        for entry in sorted(os.scandir(self._groups_dir), key=lambda entry: entry.name):
+            if not entry.name.endswith(GROUP_SUFFIX):
+                continue
+            group: ConsumerGroup
+            try:
+                group = FileConsumerGroup.open(self._disk, entry.path, self._flusher, self.recovered)
+                if file_name(group.name) + GROUP_SUFFIX != entry.name:
+                    raise DataCorruption(f"{entry.path} is not where group {group.name} belongs", path=entry.path)
+            except (OSError, DataCorruption) as error:
+                name = entry.name.removesuffix(GROUP_SUFFIX)
+                group = UnreadableGroup(name, entry.path, self._unreadable(entry.path, error))
+            self._groups[group.name] = group
+        self.recovered.groups = len(self._groups)
+
+    def _unreadable(self, path: str, error: Exception) -> DataCorruption:
+        log.error("unreadable", path=path, why=str(error))
+        self.recovered.problems.append(str(error))
+        if isinstance(error, DataCorruption):
+            return error
+        return DataCorruption(f"{path} cannot be opened: {error}. Nothing was changed", path=path)
+
+
+def _check_options(sync_mode: str, commit_threshold: int, sync_interval_s: float) -> None:
+    if sync_mode not in SYNC_MODES:
+        raise InvalidParameter(f"sync_mode is {sync_mode!r}; it must be one of {', '.join(SYNC_MODES)}")
+    if type(commit_threshold) is not int or commit_threshold < 1:
+        raise InvalidParameter(f"commit_threshold is {commit_threshold!r}; it must be a number of records, 1 or more")
+    if not sync_interval_s > 0:
+        raise InvalidParameter(f"sync_interval_s is {sync_interval_s!r}; it must be more than 0 seconds")
+
+
+def _make_directory(disk: Disk, path: str) -> None:
+    """Make a directory and its parents, 0700, each one durable."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    _make_directory(disk, parent)
+    with contextlib.suppress(FileExistsError):  # another starter was faster; the lock decides who goes on
+        disk.mkdir(path)
+    disk.sync_directory(parent)
+
+
+def _with_room(what: str, create: Callable[[], T]) -> T:
+    try:
+        return create()
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise StorageFull(f"no room to create {what}: {error.strerror}. Free some space and try again") from error
+        raise
+
+
+def _close(each: object) -> None:
+    if isinstance(each, FileTopicLog):
+        each.close()
+    elif isinstance(each, FileConsumerGroup):
+        each.journal.close()

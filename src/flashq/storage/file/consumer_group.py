@@ -1,0 +1,167 @@
+"""`FileConsumerGroup`: a group's committed offsets as a small log of its own, compacted when it has grown.
+
+`groups/<name>.log`, frames as in a topic. The first record's value names the group; every other record has a topic's
+id as key and, as value, JSON: {"topic", "offset", "timestamp_ms", "metadata"}; an offset of null forgets the topic.
+The last record of a topic counts. The id, not the name, is the key: a topic that was deleted and created again is
+another topic, and an old commit never applies to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from flashq.batch import Batch, decode, encode
+from flashq.errors import DataCorruption
+from flashq.record import NO_HEADERS, RecordWithOffset, Row
+from flashq.storage.file.disk import Disk
+from flashq.storage.file.flush import Flusher
+from flashq.storage.file.journal import Journal
+from flashq.storage.file.opening import Recovered, recover_file
+from flashq.storage.file.recovery import walk
+from flashq.storage.file.segment import Segment
+from flashq.storage.interface import Append, CommittedOffset, ConsumerGroup, TopicLog
+
+GROUP_SUFFIX = ".log"
+_COMPACT_BYTES = 64 * 1024
+_COMPACT_GROWTH = 4
+
+
+class _GroupName(msgspec.Struct):
+    group: str
+
+
+class _Commit(msgspec.Struct):
+    topic: str
+    offset: int | None
+    timestamp_ms: int
+    metadata: str | None = None
+
+
+class FileConsumerGroup(ConsumerGroup):
+    """See `ConsumerGroup`. `damage`: every use but deleting raises it."""
+
+    def __init__(
+        self,
+        name: str,
+        segment: Segment,
+        next_offset: int,
+        commits: dict[str, _Commit],
+        *,
+        disk: Disk,
+        flusher: Flusher,
+        damage: DataCorruption | None = None,
+    ) -> None:
+        self.name = name
+        self.path = segment.path
+        self.damage = damage
+        self._disk = disk
+        self._commits = commits  # by topic id: those whose promise holds
+        self._in_flight: dict[Batch, tuple[str, _Commit]] = {}
+        self._compact_at = _COMPACT_BYTES
+        self.journal = Journal(
+            f"group {name}",
+            segment,
+            next_offset,
+            flusher,
+            is_full=lambda active: active.size >= self._compact_at,
+            roll=self._compact,
+            epoch=lambda offset: 0,
+            on_settled=self._settled,
+        )
+
+    @classmethod
+    def create(cls, disk: Disk, path: str, name: str, flusher: Flusher) -> FileConsumerGroup:
+        """A new group, durable on return."""
+        first = _name_batch(name, 0)
+        disk.replace_file(path, bytes(first.frame))
+        segment = Segment.create_over(disk, path, [first])
+        return cls(name, segment, first.next_offset, {}, disk=disk, flusher=flusher)
+
+    @classmethod
+    def open(cls, disk: Disk, path: str, flusher: Flusher, recovered: Recovered) -> FileConsumerGroup:
+        """The group in this file. Raises `DataCorruption` if even its name cannot be read."""
+        file, found = recover_file(disk, path, None, lambda offset: 0, what=path, recovered=recovered)
+        name = None
+        commits: dict[str, _Commit] = {}
+        try:
+            for _, batch in walk(disk, file, 0, found.end, None, lambda offset: 0, ahead=_COMPACT_BYTES):
+                for record in decode(batch, RecordWithOffset):
+                    if record.key is None:
+                        name = msgspec.json.decode(record.value, type=_GroupName).group
+                    else:
+                        _apply(commits, record.key.decode(), msgspec.json.decode(record.value, type=_Commit))
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise _unreadable(path, str(error)) from error
+        if name is None:
+            raise _unreadable(path, found.why or "it does not begin with the group's name")
+        damage = _unreadable(path, f"{found.why} at position {found.end}") if found.verdict == "damage" else None
+        segment = Segment.recovered(disk, path, 0, file, found)
+        return cls(name, segment, found.next_offset, commits, disk=disk, flusher=flusher, damage=damage)
+
+    def committed(self, log: TopicLog) -> CommittedOffset | None:
+        self._check()
+        commit = self._commits.get(log.topic_id)
+        if commit is None or commit.offset is None:
+            return None
+        return CommittedOffset(commit.offset, commit.timestamp_ms, commit.metadata)
+
+    def commit(self, log: TopicLog, committed: CommittedOffset) -> Append:
+        return self._append(
+            log.topic_id, _Commit(log.name, committed.offset, committed.timestamp_ms, committed.metadata)
+        )
+
+    def forget(self, log: TopicLog) -> None:
+        if self.damage is None and log.topic_id in self._commits:
+            self._append(log.topic_id, _Commit(log.name, None, 0)).result()
+
+    def _append(self, topic_id: str, commit: _Commit) -> Append:
+        self._check()
+        batch = encode([(topic_id.encode(), msgspec.json.encode(commit), NO_HEADERS)], commit.timestamp_ms)
+        self._in_flight[batch] = (topic_id, commit)
+        try:
+            return self.journal.append(batch)
+        except BaseException:
+            del self._in_flight[batch]
+            raise
+
+    def _settled(self, done: Sequence[Append]) -> None:
+        for append in done:
+            topic_id, commit = self._in_flight.pop(append.batch)
+            if append.error is None:
+                _apply(self._commits, topic_id, commit)
+
+    def _compact(self, full: Segment, next_offset: int) -> Segment:
+        """Write what counts as one batch that ends where the log goes on, and put it in the full file's place."""
+        rows: list[Row] = [(None, msgspec.json.encode(_GroupName(self.name)), NO_HEADERS)]
+        rows += [(key.encode(), msgspec.json.encode(commit), NO_HEADERS) for key, commit in self._commits.items()]
+        batch = encode(rows, full.max_timestamp_ms or 0)
+        batch.place(next_offset - len(rows), 0, 0)  # never below 0: every row stands for a record written before
+        self._disk.replace_file(self.path, bytes(batch.frame))
+        self._compact_at = max(_COMPACT_BYTES, _COMPACT_GROWTH * len(batch.frame))
+        return Segment.create_over(self._disk, self.path, [batch])
+
+    def _check(self) -> None:
+        if self.damage is not None:
+            raise self.damage
+
+
+def _apply(commits: dict[str, _Commit], topic_id: str, commit: _Commit) -> None:
+    if commit.offset is None:
+        commits.pop(topic_id, None)
+    else:
+        commits[topic_id] = commit
+
+
+def _name_batch(name: str, offset: int) -> Batch:
+    batch = encode([(None, msgspec.json.encode(_GroupName(name)), NO_HEADERS)], 0)
+    batch.place(offset, 0, 0)
+    return batch
+
+
+def _unreadable(path: str, why: str) -> DataCorruption:
+    return DataCorruption(
+        f"the offsets in {path} cannot be read: {why}. Nothing was cut; delete the group or restore the file",
+        path=path,
+    )

@@ -1,0 +1,117 @@
+"""The system calls storage makes, in one place: what a test replaces to make a disk fail, fill up or stall.
+
+Files are 0600, directories 0700. Nothing is opened through a link, and nothing but a regular file of our own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+
+from flashq.errors import DataCorruption
+
+if sys.platform == "darwin":
+    import fcntl
+
+    def _sync(fd: int) -> None:
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # fsync alone leaves the bytes in the drive's cache there
+else:
+    _sync = os.fdatasync
+
+_OPEN_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # O_NONBLOCK: opening a FIFO must not hang
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of a write that leave the disk in order: cut back, answer 507, go on."""
+
+
+class OpenFile:
+    """A descriptor that closes with its last reference: a reader may still hold it when its log lets go."""
+
+    __slots__ = ("fd", "path")
+
+    def __init__(self, fd: int, path: str) -> None:
+        self.fd = fd
+        self.path = path
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+class Disk:
+    """The real disk. Every method raises OSError as the system call does."""
+
+    def open(self, path: str, *, create: bool = False, write: bool = False) -> OpenFile:
+        """Raises `DataCorruption` for a link, a device, a FIFO or a file of another user."""
+        flags = _OPEN_FLAGS | (os.O_RDWR if write else os.O_RDONLY) | (os.O_CREAT if create else 0)
+        try:
+            fd = os.open(path, flags, 0o600)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+                raise refused(path, "it is not a regular file") from error
+            raise
+        file = OpenFile(fd, path)
+        about = os.fstat(fd)
+        if not stat.S_ISREG(about.st_mode):
+            raise refused(path, "it is not a regular file")
+        if about.st_uid != os.geteuid():
+            raise refused(path, f"it belongs to user {about.st_uid}")
+        return file
+
+    def size(self, file: OpenFile) -> int:
+        return os.fstat(file.fd).st_size
+
+    def read(self, file: OpenFile, size: int, position: int) -> bytes:
+        """Up to `size` bytes; fewer only at the end of the file."""
+        return os.pread(file.fd, size, position)
+
+    def write(self, file: OpenFile, data: bytes | bytearray, position: int) -> None:
+        """All of it, or an OSError that leaves an unknown part written."""
+        written = os.pwrite(file.fd, data, position)
+        while written < len(data):
+            written += os.pwrite(file.fd, memoryview(data)[written:], position + written)
+
+    def truncate(self, file: OpenFile, size: int) -> None:
+        os.ftruncate(file.fd, size)
+
+    def sync(self, file: OpenFile) -> None:
+        _sync(file.fd)
+
+    def sync_directory(self, path: str) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def forget_pages(self, file: OpenFile) -> None:
+        """Drop the file's clean pages, so that what is read next comes from the medium."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def mkdir(self, path: str) -> None:
+        os.mkdir(path, 0o700)
+
+    def rename(self, old: str, new: str) -> None:
+        os.rename(old, new)
+
+    def unlink(self, path: str) -> None:
+        os.unlink(path)
+
+    def rmdir(self, path: str) -> None:
+        os.rmdir(path)
+
+    def replace_file(self, path: str, data: bytes) -> None:
+        """The file holds `data` or what it held before, also after a crash; durable on return."""
+        temporary = path + ".new"
+        file = self.open(temporary, create=True, write=True)
+        self.truncate(file, 0)
+        self.write(file, data, 0)
+        self.sync(file)
+        self.rename(temporary, path)
+        self.sync_directory(os.path.dirname(path))
+
+
+def refused(path: str, why: str) -> DataCorruption:
+    return DataCorruption(f"{path} is refused: {why}. Nothing was changed; move it away and start again", path=path)

@@ -1,0 +1,119 @@
+"""Who does the writing and syncing, and when: per event-loop tick in a server, by the caller's thread otherwise.
+
+A `Flusher` serves all journals of a backend: a few threads for what may block (fdatasync, roll), one that watches
+the clock for `periodic`, and the list of journals that this tick has to write.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from flashq.storage.backend import Deliver
+from flashq.storage.interface import SyncMode
+
+if TYPE_CHECKING:
+    from flashq.storage.file.journal import Journal
+
+SYNC_THREADS = 4
+"""fdatasync of different files overlap in the kernel; a file has one at a time."""
+
+
+class Flusher:
+    """Sync policy and threads. `sync_interval_s` and the clock are seconds on the monotonic clock."""
+
+    def __init__(
+        self,
+        mode: SyncMode,
+        commit_threshold: int,
+        sync_interval_s: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.mode = mode
+        self.commit_threshold = commit_threshold
+        self.sync_interval_s = sync_interval_s
+        self.clock = clock
+        self._threads = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="flashq-sync")
+        self._call_soon: Deliver | None = None
+        self._call_soon_threadsafe: Deliver | None = None
+        self._loop_thread = 0
+        self._tick: list[Journal] = []
+        self._watched: deque[tuple[float, Journal]] = deque()  # in order of deadline: the interval is one for all
+        self._watch_changed = threading.Condition()
+        self._watcher: threading.Thread | None = None
+        self._closed = False
+
+    def drive_from_loop(self, call_soon: Deliver, call_soon_threadsafe: Deliver) -> None:
+        """Write at the end of each tick of this thread's event loop, and run callbacks there."""
+        self._call_soon, self._call_soon_threadsafe = call_soon, call_soon_threadsafe
+        self._loop_thread = threading.get_ident()
+
+    def appended(self, journal: Journal) -> None:
+        """A journal has something to write that it had not before."""
+        if self._call_soon is None or threading.get_ident() != self._loop_thread:
+            return  # whoever waits for it, or asks to be called back, does the work
+        if not self._tick:
+            self._call_soon(self._write_tick)
+        self._tick.append(journal)
+
+    def awaited(self, journal: Journal) -> None:
+        """Somebody wants to be called back: without a tick that would do it, a thread must."""
+        if threading.get_ident() != self._loop_thread:
+            self.submit(journal)
+
+    def submit(self, journal: Journal) -> None:
+        """Have a thread write and sync this journal until nothing is asked of it."""
+        if journal.claim_worker():
+            try:
+                self._threads.submit(journal.work)
+            except RuntimeError:  # closing: `Journal.close` does the rest
+                journal.release_worker()
+
+    def deliver(self, run: Callable[[], None]) -> None:
+        """Run callbacks where callers expect them: on the loop if there is one, else here."""
+        if self._call_soon_threadsafe is None or threading.get_ident() == self._loop_thread:
+            run()
+        else:
+            try:
+                self._call_soon_threadsafe(run)
+            except RuntimeError:  # the loop is gone, and with it whoever waited
+                pass
+
+    def watch(self, journal: Journal) -> None:
+        """Sync the journal one interval from now."""
+        with self._watch_changed:
+            self._watched.append((self.clock() + self.sync_interval_s, journal))
+            if self._watcher is None:
+                self._watcher = threading.Thread(target=self._watch, name="flashq-interval", daemon=True)
+                self._watcher.start()
+            elif len(self._watched) == 1:
+                self._watch_changed.notify()
+
+    def close(self) -> None:
+        """Stop the threads; every journal has been closed before."""
+        with self._watch_changed:
+            self._closed = True
+            self._watch_changed.notify()
+        if self._watcher is not None:
+            self._watcher.join()
+        self._threads.shutdown()
+
+    def _write_tick(self) -> None:
+        tick, self._tick = self._tick, []
+        for journal in tick:
+            journal.write()
+
+    def _watch(self) -> None:
+        with self._watch_changed:
+            while not self._closed:
+                now = self.clock()
+                while self._watched and self._watched[0][0] <= now:
+                    journal = self._watched.popleft()[1]
+                    journal.due()
+                    self.submit(journal)
+                self._watch_changed.wait(self._watched[0][0] - now if self._watched else None)

@@ -1,0 +1,352 @@
+"""A journal: batches on their way to the active segment. Number early, write together, answer when the promise holds.
+
+    append   number and buffer                           (lock; no system call)
+    write    everything buffered, one system call        (lock)
+    sync     everything written, one fdatasync           (io lock; writes go on meanwhile)
+    roll     to a new active segment, with nothing unsynced left behind
+
+Under `always` an append is done after its sync, in the other modes after its write. Whoever holds `io` syncs for
+all that wait for it. When the disk fails, the journal stops: it never retries an fsync, because the kernel may
+have dropped the pages and report success the second time ("Can Applications Recover from fsync Failures?",
+Rebello and others, ATC 2020).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from flashq.batch import Batch
+from flashq.errors import Closed, FlashQError, StorageFailed, StorageFull
+from flashq.logging import get_logger
+from flashq.storage.file.disk import NO_ROOM
+from flashq.storage.file.flush import Flusher
+from flashq.storage.file.segment import Segment
+from flashq.storage.interface import Append, Settler
+
+_OVERDUE_INTERVALS = 3  # a sync is due after one; two more, and posts wait for it
+log = get_logger(__name__)
+
+
+class Journal(Settler):
+    """The write side of one log. `readable` is its high water mark."""
+
+    def __init__(
+        self,
+        what: str,
+        segment: Segment,
+        next_offset: int,
+        flusher: Flusher,
+        *,
+        is_full: Callable[[Segment], bool],
+        roll: Callable[[Segment, int], Segment],
+        epoch: Callable[[int], int],
+        on_settled: Callable[[Sequence[Append]], None] | None = None,
+        on_advance: Callable[[], None] | None = None,
+    ) -> None:
+        """`roll(sealed, next_offset)` makes the next active segment, durably; `epoch(offset)` may block once."""
+        self.what = what
+        self.segment = segment
+        self.next_offset = self.written_offset = self.durable_offset = self.readable = next_offset
+        self.failure: StorageFailed | None = None
+        self.lock = threading.Lock()
+        self._io = threading.Lock()  # held while syncing and rolling; taken before `lock`
+        self._flusher = flusher
+        self._is_full, self._roll, self._epoch = is_full, roll, epoch
+        self._on_settled, self._on_advance = on_settled, on_advance
+        self._last_timestamp_ms = segment.max_timestamp_ms or 0
+        self._pending: list[Append] = []  # numbered, not written
+        self._unsynced: list[Append] = []  # written, done only after a sync
+        self._unsynced_records = 0
+        self._unsynced_since: float | None = None  # monotonic seconds of the first write not yet synced
+        self._rolling = False  # the active segment is full: nothing is written to it any more
+        self._sync_wanted = False
+        self._has_worker = False
+        self._closed = False
+
+    # -- appending
+
+    def append(self, batch: Batch, *, durable: bool = False) -> Append:
+        """Number the batch and buffer it. `durable` waits for the sync whatever the mode."""
+        with self.lock:
+            if self._closed:
+                raise Closed(f"{self.what} is closed; nothing was stored")
+            if self.failure is not None:
+                raise _refusal(self.failure)
+            batch.place(self.next_offset, self._epoch(self.next_offset), self._last_timestamp_ms)
+            self._last_timestamp_ms = batch.timestamp_ms
+            self.next_offset += batch.count
+            append = Append(batch, self)
+            append.durable = durable or self._flusher.mode == "always"
+            self._pending.append(append)
+            first = len(self._pending) == 1
+        if first:
+            self._flusher.appended(self)
+        return append
+
+    def settle(self, append: Append) -> None:
+        self.write()
+        while not append.done:
+            self.sync()
+
+    def notify(self, append: Append, callback: Callable[[Append], None]) -> None:
+        with self.lock:
+            if not append.done:
+                append.callback = callback
+                callback = _nothing
+        callback(append)
+        if callback is _nothing:
+            self._flusher.awaited(self)
+
+    # -- writing
+
+    def write(self) -> None:
+        """Write everything buffered with one system call; done is what needs no more than that. Never syncs."""
+        with self.lock:
+            before = self.readable
+            done = self._write_pending()
+            self._note_done(done)
+            moved = self.readable != before
+            worker = self._sync_wanted and not self._has_worker
+        self._deliver(done, moved)
+        if worker:
+            self._flusher.submit(self)
+
+    def _write_pending(self) -> list[Append]:
+        if not self._pending or self._rolling:
+            return []
+        if self._is_full(self.segment):
+            self._rolling = self._sync_wanted = True
+            return []
+        pending, self._pending = self._pending, []
+        try:
+            self.segment.append([append.batch for append in pending])
+        except OSError as error:
+            return self._write_failed(pending, error)
+        return self._written(pending)
+
+    def _written(self, written: list[Append]) -> list[Append]:
+        """Note what has reached the operating system; the appends that are done with that."""
+        records = self.next_offset - self.written_offset
+        self.written_offset = self.next_offset
+        self._unsynced_records += records
+        mode = self._flusher.mode
+        if mode == "always":
+            self._unsynced += written
+            self._sync_wanted = True
+            return []
+        self.readable = self.written_offset
+        if mode == "periodic" and self._periodic_sync_is_overdue():
+            self._unsynced += written
+            self._sync_wanted = True
+            return []
+        waiting = [append for append in written if append.durable]
+        if not waiting:
+            return written
+        self._unsynced += waiting
+        self._sync_wanted = True
+        return [append for append in written if not append.durable]
+
+    def _periodic_sync_is_overdue(self) -> bool:
+        """Start the clock on the first unsynced write, want a sync at the threshold, and tell if one is too late."""
+        now = self._flusher.clock()
+        if self._unsynced_since is None:
+            self._unsynced_since = now
+            self._flusher.watch(self)
+        if self._unsynced_records >= self._flusher.commit_threshold:
+            self._sync_wanted = True
+        return now - self._unsynced_since > _OVERDUE_INTERVALS * self._flusher.sync_interval_s
+
+    def _write_failed(self, pending: list[Append], error: OSError) -> list[Append]:
+        if error.errno in NO_ROOM:
+            try:
+                self.segment.cut_back()
+            except OSError as cut_error:
+                error = cut_error
+            else:
+                return self._refuse_pending(pending, error)
+        return self._stop(error, unknown=pending)
+
+    def _refuse_pending(self, pending: list[Append], error: OSError) -> list[Append]:
+        """The disk has no room; nothing of these was kept, and their offsets go to the next posts."""
+        self.next_offset = self.written_offset
+        full = StorageFull(
+            f"no room to store records of {self.what}: {error.strerror}. Nothing was stored; "
+            "free some space and post again",
+            outcome="not_applied",
+        )
+        return _fail(pending, full)
+
+    # -- syncing
+
+    def sync(self) -> None:
+        """Make everything written so far durable, roll if it is time, and complete what waited for that. Blocks."""
+        with self._io:
+            with self.lock:
+                self._sync_wanted = False
+                waiting, self._unsynced = self._unsynced, []
+                target, records, rolling = self.written_offset, self._unsynced_records, self._rolling
+                segment, since, begun = self.segment, self._unsynced_since, self._flusher.clock()
+                before = self.readable
+            error: OSError | None = None
+            if self.failure is None and (records or rolling or segment.new_entry):
+                error = _attempt(segment.sync)
+            with self.lock:
+                if error is not None:
+                    done = self._stop(error, unknown=waiting)
+                elif self.failure is not None:
+                    done = _fail(waiting, self.failure)
+                else:
+                    done = waiting
+                    self._synced(target, records, since, begun)
+                self._note_done(done)
+            if rolling and self.failure is None:
+                done = done + self._roll_over(segment)
+            with self.lock:
+                moved = self.readable != before
+        self._deliver(done, moved)
+
+    def roll_now(self, active: Segment) -> None:
+        """Seal this segment if it is still the active one. Blocks."""
+        with self.lock:
+            if self._closed or self.segment is not active or self.failure is not None:
+                return
+            self._rolling = True
+        self.sync()
+
+    def _synced(self, target: int, records: int, since: float | None, begun: float) -> None:
+        self.durable_offset = target
+        self._unsynced_records -= records
+        if self._flusher.mode == "always":
+            self.readable = target
+        if self._unsynced_since == since:
+            self._unsynced_since = None
+            if self._unsynced_records and self._flusher.mode == "periodic":
+                self._unsynced_since = begun  # what was written while the sync ran is not older than that
+                self._flusher.watch(self)
+
+    def _roll_over(self, sealed: Segment) -> list[Append]:
+        """Begin a new segment. Nothing is written meanwhile, so that a sealed segment never has an unsynced end."""
+        error: OSError | None = None
+        try:
+            segment = self._roll(sealed, self.written_offset)
+        except OSError as caught:
+            error = caught
+        with self.lock:
+            self._rolling = False
+            if error is None:
+                self.segment = segment
+                done = self._write_pending()
+            else:
+                pending, self._pending = self._pending, []
+                refuse = error.errno in NO_ROOM
+                done = self._refuse_pending(pending, error) if refuse else self._stop(error, unknown=pending)
+            self._note_done(done)
+        return done
+
+    # -- completing
+
+    def _stop(self, error: OSError, *, unknown: list[Append]) -> list[Append]:
+        """The point of no return: what is on the disk is not known any more. A restart reads it back and goes on."""
+        cause = error.strerror or str(error)
+        self.failure = StorageFailed(
+            f"the disk failed under {self.what}: {cause}. Whether these records are stored is not known; "
+            "no more are taken until a restart has read back what is",
+            outcome="unknown",
+            cause=cause,
+        )
+        log.error("storage_failed", what=self.what, cause=cause, durable_offset=self.durable_offset)
+        self.readable = self.durable_offset
+        pending, self._pending = self._pending, []
+        unsynced, self._unsynced = self._unsynced, []
+        return _fail(unknown + unsynced, self.failure) + _fail(pending, _refusal(self.failure))
+
+    def _note_done(self, done: list[Append]) -> None:
+        """Under the lock: from here on `done` is true and callbacks are fixed."""
+        if not done:
+            return
+        for append in done:
+            append.done = True
+        if self._on_settled is not None:
+            self._on_settled(done)
+
+    def _deliver(self, done: list[Append], moved: bool) -> None:
+        if moved and self._on_advance is not None:
+            self._flusher.deliver(self._on_advance)
+        if any(append.callback is not None for append in done):
+            self._flusher.deliver(lambda: _call_back(done))
+
+    # -- the worker: at most one thread of the flusher at a time
+
+    def claim_worker(self) -> bool:
+        with self.lock:
+            if self._has_worker or self._closed:
+                return False
+            self._has_worker = True
+            return True
+
+    def release_worker(self) -> None:
+        with self.lock:
+            self._has_worker = False
+
+    def work(self) -> None:
+        """Write and sync until nothing is asked for."""
+        while True:
+            self.write()
+            if self._sync_wanted:
+                self.sync()
+            with self.lock:
+                idle = not self._sync_wanted and (self._rolling or not self._pending)
+                if idle or self.failure is not None:
+                    self._has_worker = False
+                    return
+
+    def due(self) -> None:
+        """The sync interval has passed for the first write not yet synced."""
+        with self.lock:
+            self._sync_wanted = self._sync_wanted or self._unsynced_since is not None
+
+    def close(self) -> None:
+        """Write and sync what there is, and take no more. Raises `StorageFailed` or `StorageFull` if that failed."""
+        with self.lock:
+            if self._closed:
+                return
+            self._closed = True
+        self.write()
+        self.sync()
+        if self._pending:
+            self.sync()
+        if self.failure is not None:
+            raise self.failure
+
+
+def _fail(appends: list[Append], error: FlashQError) -> list[Append]:
+    for append in appends:
+        append.error = error
+    return appends
+
+
+def _refusal(failure: StorageFailed) -> StorageFailed:
+    return StorageFailed(
+        f"{failure.message.split('. ')[0]}. Nothing was stored; restart FlashQ to read back what is on the disk",
+        outcome="not_applied",
+        **failure.details,
+    )
+
+
+def _attempt(call: Callable[[], None]) -> OSError | None:
+    try:
+        call()
+    except OSError as error:
+        return error
+    return None
+
+
+def _call_back(done: list[Append]) -> None:
+    for append in done:
+        if append.callback is not None:
+            append.callback(append)
+
+
+def _nothing(append: Append) -> None:
+    pass

@@ -1,0 +1,195 @@
+"""Opening what is on disk after anything: sync it, read it with distrust, cut torn tails, leave damage alone.
+
+Also creating and deleting topics, in an order that leaves something that opens whichever system call is the last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from flashq.errors import DataCorruption
+from flashq.logging import get_logger
+from flashq.storage.file.disk import Disk, OpenFile, refused
+from flashq.storage.file.flush import Flusher
+from flashq.storage.file.names import DELETED_PREFIX, NEW_PREFIX, file_name
+from flashq.storage.file.recovery import Broken, EpochAt, Scan, scan
+from flashq.storage.file.segment import Segment, segment_path
+from flashq.storage.file.topic_log import (
+    PARTITION,
+    TOPIC_FILE,
+    EpochStart,
+    FileTopicLog,
+    TopicFile,
+    corruption,
+    save,
+)
+from flashq.storage.interface import TopicConfig
+
+log = get_logger(__name__)
+_SEGMENT_NAME = re.compile(r"([0-9]{20})\.log", re.ASCII)
+_MAX_TOPIC_FILE_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What opening found, for the start-up line."""
+
+    topics: int = 0
+    groups: int = 0
+    torn_tails: int = 0
+    torn_bytes: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def open_topic(directory: str, *, disk: Disk, flusher: Flusher, epoch: int, recovered: Recovered) -> FileTopicLog:
+    """The topic in this directory. Raises `DataCorruption` when there is nothing that can be read."""
+    about = _read_topic_file(disk, os.path.join(directory, TOPIC_FILE))
+    partition = os.path.join(directory, PARTITION)
+    bases = sorted(int(match[1]) for name in _entries(partition) if (match := _SEGMENT_NAME.fullmatch(name)))
+    if not bases:
+        raise DataCorruption(f"topic {about.name} has no segments in {partition}", topic=about.name, path=partition)
+    sealed = [_sealed_segment(disk, segment_path(partition, base), base) for base in bases[:-1]]
+    path = segment_path(partition, bases[-1])
+    file, found = recover_file(disk, path, bases[-1], about.epoch_at, what=about.name, recovered=recovered)
+    damage = None
+    if found.verdict == "damage":
+        damage = corruption(about.name, path, Broken(found.end, found.next_offset, found.why, cut=False))
+    return FileTopicLog(
+        directory,
+        about,
+        sealed,
+        Segment.recovered(disk, path, bases[-1], file, found),
+        found.next_offset,
+        disk=disk,
+        flusher=flusher,
+        epoch=max(epoch, about.epochs[-1].epoch),
+        damage=damage,
+    )
+
+
+def create_topic(
+    topics_dir: str, name: str, config: TopicConfig, *, disk: Disk, flusher: Flusher, epoch: int
+) -> FileTopicLog:
+    """A new topic, built aside and moved into place: a crash leaves all of it or none. Durable on return."""
+    about = TopicFile(
+        name=name,
+        topic_id=uuid.uuid4().hex,
+        retention_ms=config.retention_ms,
+        retention_bytes=config.retention_bytes,
+        segment_bytes=config.segment_bytes,
+        epochs=[EpochStart(epoch, 0)],
+    )
+    aside = os.path.join(topics_dir, NEW_PREFIX + file_name(name))
+    final = os.path.join(topics_dir, file_name(name))
+    remove_tree(disk, aside)
+    partition = os.path.join(aside, PARTITION)
+    disk.mkdir(aside)
+    disk.mkdir(partition)
+    save(disk, aside, about)
+    segment = Segment.create(disk, segment_path(partition, 0), 0)
+    segment.sync()
+    disk.rename(aside, final)
+    disk.sync_directory(topics_dir)
+    segment.path = segment_path(os.path.join(final, PARTITION), 0)
+    return FileTopicLog(final, about, [], segment, 0, disk=disk, flusher=flusher, epoch=epoch)
+
+
+def delete_topic(topics_dir: str, directory: str, *, disk: Disk) -> None:
+    """Renamed first: from then on, durably, there is no such topic; the next start removes what a crash leaves."""
+    aside = os.path.join(topics_dir, DELETED_PREFIX + uuid.uuid4().hex)
+    disk.rename(directory, aside)
+    disk.sync_directory(topics_dir)
+    remove_tree(disk, aside)
+
+
+def recover_file(
+    disk: Disk, path: str, base_offset: int | None, epoch_at: EpochAt, *, what: str, recovered: Recovered
+) -> tuple[OpenFile, Scan]:
+    """A file of frames, open for writing after its last good frame. A torn tail is kept beside it and cut.
+
+    First everything is synced and its pages dropped: after a failed write the page cache can hold bytes that the
+    medium does not, and a second fdatasync reports success.
+    """
+    file = disk.open(path, write=True)
+    disk.sync(file)
+    disk.forget_pages(file)
+    found = scan(disk, file, base_offset, epoch_at)
+    if found.verdict == "torn":
+        _cut_torn_tail(disk, path, file, found, what=what, recovered=recovered)
+    elif found.verdict == "damage":
+        recovered.problems.append(f"{what}: {found.why} at position {found.end} of {path}")
+        log.error("damage", what=what, offset=found.next_offset, path=path, position=found.end, why=found.why)
+    return file, found
+
+
+def _cut_torn_tail(disk: Disk, path: str, file: OpenFile, found: Scan, *, what: str, recovered: Recovered) -> None:
+    """A crash before the cut is durable finds the same tail again, and keeps it twice."""
+    size = disk.size(file) - found.end
+    kept = f"{path}.torn-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{found.end}"
+    disk.replace_file(kept, disk.read(file, size, found.end))
+    disk.truncate(file, found.end)
+    disk.sync(file)
+    recovered.torn_tails += 1
+    recovered.torn_bytes += size
+    log.warning(
+        "torn_tail_cut", what=what, offset=found.next_offset, position=found.end, bytes=size, kept=kept, why=found.why
+    )
+
+
+def remove_tree(disk: Disk, path: str) -> None:
+    """Remove a directory of ours and all in it. Links are removed, never followed."""
+    try:
+        entries = list(os.scandir(path))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            remove_tree(disk, entry.path)
+        else:
+            disk.unlink(entry.path)
+    disk.rmdir(path)
+
+
+def clean_temporaries(disk: Disk, directory: str, is_temporary: Callable[[str], bool]) -> None:
+    """Remove what a crash left of creating or deleting."""
+    for name in _entries(directory):
+        if is_temporary(name):
+            path = os.path.join(directory, name)
+            if os.path.isdir(path) and not os.path.islink(path):
+                remove_tree(disk, path)
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    disk.unlink(path)
+
+
+def _sealed_segment(disk: Disk, path: str, base_offset: int) -> Segment:
+    about = os.lstat(path)
+    if about.st_uid != os.geteuid() or not os.path.isfile(path) or os.path.islink(path):
+        raise refused(path, "it is not a regular file of this user")
+    return Segment(disk, path, base_offset, about.st_size)
+
+
+def _read_topic_file(disk: Disk, path: str) -> TopicFile:
+    try:
+        file = disk.open(path)
+        about = msgspec.json.decode(disk.read(file, _MAX_TOPIC_FILE_BYTES, 0), type=TopicFile)
+    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+        raise DataCorruption(f"{path} cannot be read: {error}. Nothing was changed", path=path) from error
+    if not about.epochs:
+        raise DataCorruption(f"{path} names no epoch. Nothing was changed", path=path)
+    return about
+
+
+def _entries(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,148 @@
+"""Reading frames back with distrust, and telling a torn tail from damage.
+
+`walk` yields the frames a log expects, one after the other, and stops with `Broken` at the first it does not.
+`scan` does that for a whole file and judges the end:
+
+- torn: what a crash leaves of a write that nobody was told had succeeded. The frame runs past the end of the file,
+  or a disk sector of it was never written and reads as zeros (the rule of etcd's WAL, wal/decoder.go). May be cut.
+- damage: everything else. Bytes that were once good have changed; cutting would delete committed records
+  (Alagappan and others, "Protocol-Aware Recovery for Consensus-Based Storage", FAST 2018). Never cut here.
+
+A length field that was flipped looks like a frame that runs past the end. Two questions tell: do the bytes up to
+the end of the file match the frame's CRC, and does a good later frame follow? Either means damage.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from flashq.batch import HEADER, MAGIC, MIN_LENGTH, PREFIX, BadFrame, Batch, check, records_match_crc
+from flashq.storage.file.disk import Disk, OpenFile
+from flashq.storage.file.index import SparseIndex
+
+SECTOR_BYTES = 512
+READ_BYTES = 1024 * 1024
+_ZEROS_THAT_TELL = 64
+"""A shorter run of zeros ends many good frames: a record without headers ends in one."""
+_RESYNC_WINDOW = 1 << 32
+
+EpochAt = Callable[[int], int]
+
+
+class Broken(Exception):
+    """The frame at `position`, which should hold `offset`, is not good; `cut` if the file ends inside it."""
+
+    def __init__(self, position: int, offset: int | None, why: str, *, cut: bool) -> None:
+        super().__init__(why)
+        self.position = position
+        self.offset = offset
+        self.why = why
+        self.cut = cut
+
+
+@dataclass(slots=True)
+class Scan:
+    """What a file holds up to `end` (bytes): the good frames, and what is wrong after them."""
+
+    end: int
+    next_offset: int
+    max_timestamp_ms: int
+    index: SparseIndex
+    frames: int = 0
+    verdict: Literal["clean", "torn", "damage"] = "clean"
+    why: str = ""
+
+
+def walk(
+    disk: Disk, file: OpenFile, position: int, end: int, offset: int | None, epoch_at: EpochAt, *, ahead: int
+) -> Iterator[tuple[int, Batch]]:
+    """Position and batch of every frame in `[position, end)`; the first must hold `offset` (None takes any).
+
+    Reads `ahead` bytes at a time, doubling up to 1 MiB, and a larger frame in one piece. Raises `Broken`.
+    """
+    data, start = b"", position  # data holds the file from `start`
+    while position < end:
+        at = position - start
+        need = PREFIX.size
+        if len(data) - at >= need:
+            need += PREFIX.unpack_from(data, at)[0]
+        if need > end - position:
+            raise Broken(position, offset, f"the file ends {need - (end - position)} bytes too early", cut=True)
+        if len(data) - at < need:
+            data, start = disk.read(file, min(max(need, ahead), end - position), position), position
+            ahead = min(ahead * 2, READ_BYTES)
+            if len(data) < need:
+                raise Broken(position, offset, "the file has become shorter", cut=True)
+            continue
+        try:
+            batch = check(memoryview(data)[at : at + need], offset, epoch_at)
+        except BadFrame as error:
+            raise Broken(position, offset, str(error), cut=False) from error
+        yield position, batch
+        position += need
+        offset = batch.next_offset
+
+
+def scan(disk: Disk, file: OpenFile, base_offset: int | None, epoch_at: EpochAt) -> Scan:
+    """Every frame of a file from its start, and a verdict on what follows the last good one."""
+    size = disk.size(file)
+    found = Scan(end=0, next_offset=base_offset or 0, max_timestamp_ms=0, index=SparseIndex())
+    try:
+        for position, batch in walk(disk, file, 0, size, base_offset, epoch_at, ahead=READ_BYTES):
+            found.index.add(batch.base_offset, position, batch.timestamp_ms)
+            found.end = position + len(batch.frame)
+            found.next_offset = batch.next_offset
+            found.max_timestamp_ms = max(found.max_timestamp_ms, batch.timestamp_ms)
+            found.frames += 1
+    except Broken as broken:
+        rest = disk.read(file, size - broken.position, broken.position)
+        found.verdict = "torn" if _is_torn(rest, broken, epoch_at) else "damage"
+        found.why = broken.why
+    return found
+
+
+def _is_torn(rest: bytes, broken: Broken, epoch_at: EpochAt) -> bool:
+    frame = rest
+    if not broken.cut:
+        (length, _) = PREFIX.unpack_from(rest)
+        frame = rest[: max(PREFIX.size + length, HEADER.size)]
+    if _has_unwritten_sector(frame, broken.position):
+        return True
+    return broken.cut and not records_match_crc(rest) and not _has_later_frame(rest, broken.offset or 0, epoch_at)
+
+
+def _has_unwritten_sector(frame: bytes, position: int) -> bool:
+    """Whether one disk sector's share of the frame is all zeros, as a sector that never reached the disk reads.
+
+    A whole sector tells, and a part of at least 64 bytes; at the frame's start, where a length is never 0, four do.
+    """
+    start = 0
+    while start < len(frame):
+        stop = min(start + SECTOR_BYTES - (position + start) % SECTOR_BYTES, len(frame))
+        enough = 4 if start == 0 else _ZEROS_THAT_TELL
+        if stop - start >= enough and not any(frame[start:stop]):
+            return True
+        start = stop
+    return False
+
+
+def _has_later_frame(rest: bytes, offset: int, epoch_at: EpochAt) -> bool:
+    """Whether a good frame of a later offset lies anywhere in `rest`: then its start is damaged, not torn."""
+    for stated in range(epoch_at(offset), epoch_at(offset + _RESYNC_WINDOW) + 1):
+        mark = stated.to_bytes(4, "big") + bytes([MAGIC])
+        for match in re.finditer(re.escape(mark), rest):
+            start = match.start() - PREFIX.size
+            if start <= 0:
+                continue
+            length, later = PREFIX.unpack_from(rest, start)
+            end = start + PREFIX.size + length
+            if end <= len(rest) and length >= MIN_LENGTH and offset < later <= offset + _RESYNC_WINDOW:
+                try:
+                    check(memoryview(rest)[start:end], None, epoch_at)
+                except BadFrame:
+                    continue
+                return True
+    return False

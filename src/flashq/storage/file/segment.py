@@ -1,0 +1,238 @@
+"""One file of frames, and nothing else in it: written at its end, read anywhere.
+
+`<20-digit base offset>.log`; the base offset is that of its first record. The last segment of a log is active, the
+others are sealed: they never change again and have their index beside them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from operator import attrgetter
+
+from flashq.batch import Batch
+from flashq.storage.file import index as index_file
+from flashq.storage.file.disk import Disk, OpenFile
+from flashq.storage.file.index import SparseIndex
+from flashq.storage.file.recovery import Broken, EpochAt, Scan, scan, walk
+
+LOG_SUFFIX = ".log"
+INDEX_SUFFIX = ".index"
+_SMALL_READ_BYTES = 16 * 1024
+TAIL_BYTES = 128 * 1024
+"""How much of the latest frames an active segment keeps in memory for those who follow it."""
+
+
+def segment_path(directory: str, base_offset: int) -> str:
+    return os.path.join(directory, f"{base_offset:020d}{LOG_SUFFIX}")
+
+
+class Segment:
+    """`size` bytes of frames from `base_offset`. `file` is open while it is active, and for every read otherwise."""
+
+    __slots__ = (
+        "_index",
+        "base_offset",
+        "disk",
+        "file",
+        "max_timestamp_ms",
+        "new_entry",
+        "path",
+        "size",
+        "tail",
+        "tail_bytes",
+    )
+
+    def __init__(self, disk: Disk, path: str, base_offset: int, size: int) -> None:
+        self.disk = disk
+        self.path = path
+        self.base_offset = base_offset
+        self.size = size
+        self.file: OpenFile | None = None
+        self.max_timestamp_ms: int | None = None  # None: sealed, and nobody has asked yet
+        self.new_entry = False  # its directory has not been synced since it was created
+        self._index: SparseIndex | None = None
+        self.tail: list[Batch] = []  # appended to while others read it; cut by putting a new list in its place
+        self.tail_bytes = 0
+
+    @classmethod
+    def create(cls, disk: Disk, path: str, base_offset: int) -> Segment:
+        """An empty active segment; durable after `sync`."""
+        segment = cls(disk, path, base_offset, 0)
+        segment.file = disk.open(path, create=True, write=True)
+        disk.truncate(segment.file, 0)
+        segment.max_timestamp_ms = 0
+        segment.new_entry = True
+        segment._index = SparseIndex()
+        return segment
+
+    @classmethod
+    def create_over(cls, disk: Disk, path: str, batches: Sequence[Batch]) -> Segment:
+        """The active segment of a file that was just written, durably, with exactly these batches."""
+        segment = cls(disk, path, batches[0].base_offset, 0)
+        segment.file = disk.open(path, write=True)
+        segment._index = SparseIndex()
+        segment._account(batches)
+        return segment
+
+    @classmethod
+    def recovered(cls, disk: Disk, path: str, base_offset: int, file: OpenFile, found: Scan) -> Segment:
+        """The active segment as a scan found it."""
+        segment = cls(disk, path, base_offset, found.end)
+        segment.file = file
+        segment.max_timestamp_ms = found.max_timestamp_ms
+        segment._index = found.index
+        return segment
+
+    # -- writing: the active segment, under its journal's lock
+
+    def append(self, batches: Sequence[Batch]) -> None:
+        """Write frames at the end with one system call. On OSError the file may hold a part of them: `cut_back`."""
+        assert self.file is not None
+        data = batches[0].frame if len(batches) == 1 else b"".join([batch.frame for batch in batches])
+        self.disk.write(self.file, data, self.size)
+        self._account(batches)
+
+    def _account(self, batches: Sequence[Batch]) -> None:
+        assert self._index is not None
+        start = position = self.size
+        for batch in batches:
+            self._index.add(batch.base_offset, position, batch.timestamp_ms)
+            position += len(batch.frame)
+        self.max_timestamp_ms = batches[-1].timestamp_ms
+        self._keep_tail(batches, position - start)
+        self.size = position
+
+    def cut_back(self) -> None:
+        """Remove what a failed `append` left after the last good frame."""
+        assert self.file is not None
+        self.disk.truncate(self.file, self.size)
+
+    def sync(self) -> None:
+        """Everything written before this call survives a power cut, and so does the file's name."""
+        assert self.file is not None
+        self.disk.sync(self.file)
+        if self.new_entry:
+            self.disk.sync_directory(os.path.dirname(self.path))
+            self.new_entry = False
+
+    def seal(self, next_offset: int) -> None:
+        """Keep the index beside the data and let go of the file. The data must have been synced."""
+        assert self._index is not None
+        assert self.max_timestamp_ms is not None
+        # Not synced, and a failure does not matter: an index that did not survive is built again.
+        with contextlib.suppress(OSError):
+            file = self.disk.open(self._index_path, create=True, write=True)
+            self.disk.truncate(file, 0)
+            self.disk.write(file, self._index.encode(self.size, next_offset, self.max_timestamp_ms), 0)
+        self.tail, self.tail_bytes = [], 0
+        self.file = self._index = None
+
+    def _keep_tail(self, batches: Sequence[Batch], size: int) -> None:
+        self.tail.extend(batches)
+        self.tail_bytes += size
+        if self.tail_bytes > 2 * TAIL_BYTES:
+            kept = self.tail_bytes
+            for drop, batch in enumerate(self.tail, 1):
+                kept -= len(batch.frame)
+                if kept <= TAIL_BYTES:
+                    self.tail, self.tail_bytes = self.tail[drop:], kept
+                    break
+
+    # -- reading: any thread, no lock
+
+    def open(self) -> OpenFile:
+        return self.file or self.disk.open(self.path)
+
+    def read(
+        self, from_offset: int, to_offset: int, *, max_records: int | None, max_bytes: int | None, epoch_at: EpochAt
+    ) -> list[Batch]:
+        """Checked batches from the one that holds `from_offset`, below `to_offset`, until a limit is reached.
+
+        Raises `Broken` if the first wanted batch is not good; stops before a later one that is not.
+        """
+        stop = to_offset if max_records is None else min(to_offset, from_offset + max_records)
+        left = self.size if max_bytes is None else max_bytes
+        found: list[Batch] = []
+        try:
+            for batch in self._batches_from(from_offset, epoch_at, small=stop - from_offset <= 100):
+                if batch.next_offset > from_offset:
+                    found.append(batch)
+                    left -= len(batch.frame)
+                    if batch.next_offset >= stop or left <= 0:
+                        break
+        except Broken:
+            if not found:
+                raise
+        return found
+
+    def _batches_from(self, offset: int, epoch_at: EpochAt, *, small: bool) -> Iterable[Batch]:
+        """Batches from the one with this offset, or from a little before it: from memory, else from the file."""
+        tail = self.tail
+        if tail and tail[0].base_offset <= offset:
+            at = bisect_right(tail, offset, key=attrgetter("base_offset")) - 1
+            return islice(tail, at, None)
+        file, size = self.open(), self.size
+        offset, position = self.index(epoch_at).find(offset)
+        ahead = _SMALL_READ_BYTES if small else 4 * _SMALL_READ_BYTES
+        return (batch for _, batch in walk(self.disk, file, position, size, offset, epoch_at, ahead=ahead))
+
+    def first_offset_at(self, timestamp_ms: int, epoch_at: EpochAt) -> int | None:
+        """The base offset of the first batch as late as this, or None. Raises `Broken`."""
+        index = self.index(epoch_at)
+        if not index.offsets:
+            return None
+        file = self.open()
+        offset, position = index.find_time(timestamp_ms)
+        for _, batch in walk(self.disk, file, position, self.size, offset, epoch_at, ahead=_SMALL_READ_BYTES):
+            if batch.timestamp_ms >= timestamp_ms:
+                return batch.base_offset
+        return None
+
+    def index(self, epoch_at: EpochAt) -> SparseIndex:
+        """The index: held, loaded, or built again from the frames. Raises `Broken` if those are not all good."""
+        index = self._index  # another thread may drop it at any time
+        if index is None:
+            index = self._index = self._load_index() or self._rebuild_index(epoch_at)
+        return index
+
+    def latest_timestamp(self, epoch_at: EpochAt) -> int:
+        """The time of its last record, Unix milliseconds; 0 if it holds none."""
+        if self.max_timestamp_ms is None:
+            self.index(epoch_at)
+        assert self.max_timestamp_ms is not None
+        return self.max_timestamp_ms
+
+    def drop_index(self) -> None:
+        """Free a sealed segment's index; the next read loads it again."""
+        if self.file is None:
+            self._index = None
+
+    def remove(self) -> None:
+        """Delete the file, data first: an index without data is ignored."""
+        self.disk.unlink(self.path)
+        with contextlib.suppress(FileNotFoundError):
+            self.disk.unlink(self._index_path)
+
+    @property
+    def _index_path(self) -> str:
+        return self.path.removesuffix(LOG_SUFFIX) + INDEX_SUFFIX
+
+    def _load_index(self) -> SparseIndex | None:
+        try:
+            file = self.disk.open(self._index_path)
+        except FileNotFoundError:
+            return None
+        decoded = index_file.decode(self.disk.read(file, self.disk.size(file), 0), self.base_offset, self.size)
+        if decoded is None:
+            return None
+        index, _, self.max_timestamp_ms = decoded
+        return index
+
+    def _rebuild_index(self, epoch_at: EpochAt) -> SparseIndex:
+        found = scan(self.disk, self.open(), self.base_offset, epoch_at)
+        self.max_timestamp_ms = found.max_timestamp_ms
+        return found.index

@@ -1,0 +1,295 @@
+"""`FileTopicLog`: a topic as a directory of segments, the last of them written through a journal.
+
+<topic>/topic.json               name, id, configuration, epochs
+<topic>/0/<base offset>.log      segments; the 0 is the partition
+<topic>/0/<base offset>.index    sparse index of a sealed segment
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from bisect import bisect_right
+from collections import deque
+from typing import Literal
+
+import msgspec
+
+from flashq.batch import Batch
+from flashq.errors import Closed, DataCorruption, OffsetOutOfRange
+from flashq.logging import get_logger
+from flashq.storage.file.disk import Disk
+from flashq.storage.file.flush import Flusher
+from flashq.storage.file.journal import Journal
+from flashq.storage.file.recovery import Broken
+from flashq.storage.file.segment import Segment, segment_path
+from flashq.storage.interface import Append, TopicConfig, TopicLog
+
+TOPIC_FILE = "topic.json"
+PARTITION = "0"
+_INDEXES_HELD = 8
+log = get_logger(__name__)
+
+
+class EpochStart(msgspec.Struct, array_like=True, frozen=True):
+    """From `offset` on, batches carry `epoch`."""
+
+    epoch: int
+    offset: int
+
+
+class TopicFile(msgspec.Struct, kw_only=True):
+    """The content of topic.json."""
+
+    name: str
+    topic_id: str
+    retention_ms: int | None = None
+    retention_bytes: int | None = None
+    segment_bytes: int
+    epochs: list[EpochStart]
+
+    def config(self) -> TopicConfig:
+        return TopicConfig(
+            retention_ms=self.retention_ms, retention_bytes=self.retention_bytes, segment_bytes=self.segment_bytes
+        )
+
+    def epoch_at(self, offset: int) -> int:
+        """The epoch of the batch that holds this offset."""
+        at = bisect_right(self.epochs, offset, key=lambda start: start.offset) - 1
+        return self.epochs[max(at, 0)].epoch
+
+
+class FileTopicLog(TopicLog):
+    """See `TopicLog`. Built by `opening.py` from what is on disk."""
+
+    def __init__(
+        self,
+        directory: str,
+        about: TopicFile,
+        sealed: list[Segment],
+        active: Segment,
+        next_offset: int,
+        *,
+        disk: Disk,
+        flusher: Flusher,
+        epoch: int,
+        damage: DataCorruption | None = None,
+    ) -> None:
+        """`epoch` is what new batches get; `damage`: nothing at or past `next_offset` can be read or appended."""
+        self.name = about.name
+        self.topic_id = about.topic_id
+        self.config = about.config()
+        self.durability: Literal["fsynced", "written"] = "fsynced" if flusher.mode == "always" else "written"
+        self.directory = directory
+        self.damage = damage
+        self._about = about
+        self._disk = disk
+        self._epoch = epoch
+        self._segments = (*sealed, active)  # replaced as a whole, so that readers need no lock
+        self._indexes_held: deque[Segment] = deque(maxlen=_INDEXES_HELD)
+        self._closed = False
+        self._saving = threading.Lock()
+        self.journal = Journal(
+            f"topic {self.name}",
+            active,
+            next_offset,
+            flusher,
+            is_full=lambda segment: segment.size >= self.config.segment_bytes,
+            roll=self._roll,
+            epoch=self._epoch_for_append,
+            on_advance=self._advanced,
+        )
+
+    @property
+    def log_start_offset(self) -> int:
+        return self._segments[0].base_offset
+
+    @property
+    def high_water_mark(self) -> int:
+        return self.journal.readable
+
+    @property
+    def next_offset(self) -> int:
+        return self.journal.next_offset
+
+    @property
+    def durable_offset(self) -> int:
+        return self.journal.durable_offset
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(segment.size for segment in self._segments)
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    def append(self, batch: Batch, *, durable: bool = False) -> Append:
+        if self.damage is not None:
+            raise DataCorruption(
+                f"topic {self.name} takes no records: {self.damage.message}",
+                **self.damage.details,
+                outcome="not_applied",
+            )
+        return self.journal.append(batch, durable=durable)
+
+    def read(self, from_offset: int, *, max_records: int | None = None, max_bytes: int | None = None) -> list[Batch]:
+        end = self.journal.readable
+        found: list[Batch] = []
+        at = from_offset
+        while at < end and (max_records is None or max_records > 0) and (max_bytes is None or max_bytes > 0):
+            try:
+                batches = self._read_segment(at, end, max_records, max_bytes)
+            except DataCorruption:
+                if found:
+                    break  # what is good comes first; the next read meets the damage
+                raise
+            if max_bytes is not None:
+                max_bytes -= sum(len(batch.frame) for batch in batches)
+            if max_records is not None:
+                max_records -= batches[-1].next_offset - at
+            at = batches[-1].next_offset
+            found += batches
+        if not found:
+            self._check_readable(from_offset)
+        return found
+
+    def offset_at(self, timestamp_ms: int) -> int:
+        for segment in self._segments:
+            try:
+                if segment.latest_timestamp(self._about.epoch_at) >= timestamp_ms:
+                    offset = segment.first_offset_at(timestamp_ms, self._about.epoch_at)
+                    if offset is not None:
+                        return min(offset, self.high_water_mark)
+            except Broken as broken:
+                raise self._corruption(segment, broken) from broken
+        return self.high_water_mark
+
+    def configure(self, config: TopicConfig) -> None:
+        with self._saving:
+            self._about.retention_ms = config.retention_ms
+            self._about.retention_bytes = config.retention_bytes
+            self._about.segment_bytes = config.segment_bytes
+            save(self._disk, self.directory, self._about)
+            self.config = config
+
+    def retain(self, now_ms: int) -> int:
+        """Remove whole sealed segments. One whose records have all expired is sealed first."""
+        keep_ms, keep_bytes = self.config.retention_ms, self.config.retention_bytes
+        if self._closed or self.damage is not None or (keep_ms is None and keep_bytes is None):
+            return 0
+        active = self._segments[-1]
+        if keep_ms is not None and active.size and active.latest_timestamp(self._about.epoch_at) < now_ms - keep_ms:
+            self.journal.roll_now(active)
+        freed = 0
+        for segment in self._segments[:-1]:
+            too_old = keep_ms is not None and segment.latest_timestamp(self._about.epoch_at) < now_ms - keep_ms
+            too_much = keep_bytes is not None and self.size_bytes - segment.size >= keep_bytes
+            if not (too_old or too_much):
+                break
+            self._remove_first(segment)
+            freed += segment.size
+        return freed
+
+    def close(self) -> None:
+        """Write and sync everything; raises `StorageFailed` if the disk does not take it."""
+        self._closed = True
+        self.journal.close()
+
+    # -- reading
+
+    def _read_segment(self, offset: int, end: int, max_records: int | None, max_bytes: int | None) -> list[Batch]:
+        """At least one batch. Raises `OffsetOutOfRange` or `DataCorruption`."""
+        segments = self._segments
+        at = bisect_right(segments, offset, key=lambda segment: segment.base_offset) - 1
+        if at < 0:
+            raise self._out_of_range(offset)
+        segment = segments[at]
+        limit = end if at + 1 == len(segments) else min(end, segments[at + 1].base_offset)
+        try:
+            batches = segment.read(
+                offset, limit, max_records=max_records, max_bytes=max_bytes, epoch_at=self._about.epoch_at
+            )
+        except FileNotFoundError as error:
+            if offset < self.log_start_offset:
+                raise self._out_of_range(offset) from error
+            raise self._corruption(segment, Broken(0, offset, "the file is gone", cut=False)) from error
+        except Broken as broken:
+            raise self._corruption(segment, broken) from broken
+        if not batches:
+            raise self._corruption(segment, Broken(segment.size, offset, "the segment ends too early", cut=True))
+        self._hold_index(segment)
+        return batches
+
+    def _hold_index(self, segment: Segment) -> None:
+        """Keep the indexes of the sealed segments read last; drop older ones."""
+        held = self._indexes_held
+        if segment.file is None and segment not in held:
+            if len(held) == _INDEXES_HELD:
+                held[0].drop_index()
+            held.append(segment)
+
+    def _check_readable(self, offset: int) -> None:
+        if offset < self.log_start_offset:
+            raise self._out_of_range(offset)
+        if self.damage is not None:
+            raise self.damage
+        if self._closed:
+            raise Closed(f"topic {self.name} is closed")
+
+    def _out_of_range(self, offset: int) -> OffsetOutOfRange:
+        start = self.log_start_offset
+        return OffsetOutOfRange(
+            f"offset {offset} of topic {self.name} is below the log start {start}: retention has removed it; "
+            f"read from {start}",
+            topic=self.name,
+            log_start_offset=start,
+        )
+
+    def _corruption(self, segment: Segment, broken: Broken) -> DataCorruption:
+        error = corruption(self.name, segment.path, broken)
+        log.error("data_corruption", **error.details, why=broken.why)
+        return error
+
+    # -- writing
+
+    def _advanced(self) -> None:
+        if self.on_advance is not None:
+            self.on_advance()
+
+    def _roll(self, sealed: Segment, next_offset: int) -> Segment:
+        """A crash after the file is made and before its directory is synced leaves no file, or an empty last one."""
+        active = Segment.create(self._disk, segment_path(os.path.dirname(sealed.path), next_offset), next_offset)
+        active.sync()
+        sealed.seal(next_offset)
+        self._segments = (*self._segments, active)
+        return active
+
+    def _remove_first(self, segment: Segment) -> None:
+        """The directory is synced after each: were a later segment gone and an earlier one back, offsets had a hole."""
+        self._segments = self._segments[1:]
+        segment.remove()
+        self._disk.sync_directory(os.path.dirname(segment.path))
+
+    def _epoch_for_append(self, offset: int) -> int:
+        if self._about.epochs[-1].epoch != self._epoch:
+            with self._saving:
+                self._about.epochs.append(EpochStart(self._epoch, offset))
+                save(self._disk, self.directory, self._about)
+        return self._epoch
+
+
+def save(disk: Disk, directory: str, about: TopicFile) -> None:
+    """Write topic.json whole; durable on return."""
+    disk.replace_file(os.path.join(directory, TOPIC_FILE), msgspec.json.encode(about))
+
+
+def corruption(topic: str, path: str, broken: Broken) -> DataCorruption:
+    return DataCorruption(
+        f"records of topic {topic} from offset {broken.offset} on cannot be read: {broken.why} "
+        f"(position {broken.position} of {path}). Nothing was cut; restore the file from a backup",
+        topic=topic,
+        offset=broken.offset,
+        path=path,
+        position=broken.position,
+    )

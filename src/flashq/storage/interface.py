@@ -1,0 +1,192 @@
+"""What a storage backend promises, in the words of the log: `TopicLog`, `ConsumerGroup` and the `Append` handle.
+
+Deliberately absent: HTTP, JSON, records one at a time (a backend handles batches), and any policy of when to delete.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+from flashq.batch import Batch
+from flashq.errors import FlashQError, InvalidParameter
+
+SyncMode = Literal["always", "periodic", "never"]
+SYNC_MODES: tuple[SyncMode, ...] = ("always", "periodic", "never")
+
+DEFAULT_SEGMENT_BYTES = 64 * 1024 * 1024
+MIN_SEGMENT_BYTES = 1024
+MAX_SEGMENT_BYTES = 2 * 1024**3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicConfig:
+    """How a topic is kept. None keeps everything. Raises `InvalidParameter` for values outside their range."""
+
+    retention_ms: int | None = None
+    retention_bytes: int | None = None
+    segment_bytes: int = DEFAULT_SEGMENT_BYTES
+
+    def __post_init__(self) -> None:
+        for name in ("retention_ms", "retention_bytes"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 0):
+                raise InvalidParameter(f"{name} is {value!r}; it must be 0 or more, or absent", parameter=name)
+        if type(self.segment_bytes) is not int or not MIN_SEGMENT_BYTES <= self.segment_bytes <= MAX_SEGMENT_BYTES:
+            raise InvalidParameter(
+                f"segment_bytes is {self.segment_bytes!r}; it must be {MIN_SEGMENT_BYTES} to {MAX_SEGMENT_BYTES}",
+                parameter="segment_bytes",
+            )
+
+    def with_changes(self, changes: Mapping[str, int | None]) -> Self:
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+
+class Append:
+    """A numbered batch on its way into a log. Done when the sync mode's promise holds, or when it was refused.
+
+    `base_offset`, `count` and `timestamp_ms` are known at once; they mean something only once done without `error`.
+    """
+
+    __slots__ = ("base_offset", "batch", "callback", "count", "done", "durable", "error", "owner", "timestamp_ms")
+
+    def __init__(self, batch: Batch, owner: Settler | None) -> None:
+        self.batch = batch
+        self.base_offset = batch.base_offset
+        self.count = batch.count
+        self.timestamp_ms = batch.timestamp_ms
+        self.owner = owner
+        self.done = owner is None
+        self.durable = False  # waits for a sync, whatever the mode
+        self.error: FlashQError | None = None
+        self.callback: Callable[[Append], None] | None = None
+
+    def result(self) -> Append:
+        """Block until done; itself, or the error that refused it. The caller's thread does the work if nobody has."""
+        if not self.done:
+            assert self.owner is not None
+            self.owner.settle(self)
+        if self.error is not None:
+            raise self.error
+        return self
+
+    def add_done_callback(self, callback: Callable[[Append], None]) -> None:
+        """Call `callback(self)` once, when done: at once if it is, else on the thread (or loop) that completes it."""
+        if self.done:
+            callback(self)
+        else:
+            assert self.owner is not None
+            self.owner.notify(self, callback)
+
+
+class Settler(ABC):
+    """Who completes appends: blocks for one, or calls back for it."""
+
+    @abstractmethod
+    def settle(self, append: Append) -> None:
+        """Return once `append.done`."""
+
+    @abstractmethod
+    def notify(self, append: Append, callback: Callable[[Append], None]) -> None:
+        """Have `callback(append)` called once it is done."""
+
+
+class TopicLog(ABC):
+    """One topic's log: dense offsets from 0, batches whole, in order of append. All methods: from any thread."""
+
+    name: str
+    topic_id: str  # never the same for two topics, also when the name is used again after a delete
+    config: TopicConfig
+    durability: Literal["fsynced", "written", "memory", "replicated"]  # what a done append has become
+    on_advance: Callable[[], None] | None = None  # called after the high water mark has moved
+
+    @property
+    @abstractmethod
+    def log_start_offset(self) -> int:
+        """The first offset there is; retention moves it up."""
+
+    @property
+    @abstractmethod
+    def high_water_mark(self) -> int:
+        """The first offset readers may not yet see."""
+
+    @property
+    @abstractmethod
+    def next_offset(self) -> int:
+        """The offset the next record gets."""
+
+    @property
+    @abstractmethod
+    def durable_offset(self) -> int:
+        """The first offset a power cut may still take."""
+
+    @property
+    @abstractmethod
+    def size_bytes(self) -> int:
+        """Bytes stored in batches."""
+
+    @property
+    @abstractmethod
+    def epoch(self) -> int:
+        """Rises when records that were readable may have been taken back and their offsets used again."""
+
+    @abstractmethod
+    def append(self, batch: Batch, *, durable: bool = False) -> Append:
+        """Number the batch and take it in; returns at once. Done when the sync mode's promise holds.
+
+        `durable` asks for the promise of `always`, whatever the mode.
+
+        The batch's timestamp is moved up to that of the batch before it if the clock went back. Raises
+        `StorageFailed` or `DataCorruption` (nothing written) when this log takes no more; everything else comes
+        as the append's error.
+        """
+
+    @abstractmethod
+    def read(self, from_offset: int, *, max_records: int | None = None, max_bytes: int | None = None) -> list[Batch]:
+        """Whole batches in order, from the one that holds `from_offset`, up to the high water mark; [] at or past it.
+
+        Stops after the batch that reaches `max_records` (counted from `from_offset`) or `max_bytes` (of frames).
+        Every batch has been checked. Raises `OffsetOutOfRange` below the log start, `DataCorruption` if the first
+        batch cannot be read.
+        """
+
+    @abstractmethod
+    def offset_at(self, timestamp_ms: int) -> int:
+        """The first offset whose record was appended at or after this time; the high water mark if there is none."""
+
+    @abstractmethod
+    def configure(self, config: TopicConfig) -> None:
+        """Change how the topic is kept; durable on return. May block on the disk."""
+
+    @abstractmethod
+    def retain(self, now_ms: int) -> int:
+        """Remove what the configuration no longer keeps, oldest first; bytes freed. May block on the disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedOffset:
+    """Where a group stands in a topic: the offset it reads next, when that was committed, a note of the client's."""
+
+    offset: int
+    timestamp_ms: int
+    metadata: str | None = None
+
+
+class ConsumerGroup(ABC):
+    """One group's committed offsets by topic. Every method may be called from any thread."""
+
+    name: str
+
+    @abstractmethod
+    def committed(self, log: TopicLog) -> CommittedOffset | None:
+        """The last commit whose promise holds; None before the first. Raises `DataCorruption`, never a silent 0."""
+
+    @abstractmethod
+    def commit(self, log: TopicLog, committed: CommittedOffset) -> Append:
+        """Replace the group's offset in a topic. Done, as durable as the sync mode says, like an append."""
+
+    @abstractmethod
+    def forget(self, log: TopicLog) -> None:
+        """Drop the offset of a deleted topic."""
