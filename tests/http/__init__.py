@@ -1,0 +1,1 @@
+# ruff: noqa: A005 -- tests are imported as tests.http, never as http

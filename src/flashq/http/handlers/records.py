@@ -40,7 +40,7 @@ class RecordHandlers:
         self._flashq = flashq
         self._loop = loop
         self._executor = executor
-        self._creating: dict[str, Future[TopicLog]] = {}
+        self._creating: dict[str, list[tuple[Deferred, Request, list[Row]]]] = {}  # posts to topics being made
         self._durability = {
             kind: ((b"x-flashq-durability", kind.encode()),) for kind in ("fsynced", "written", "memory", "replicated")
         }
@@ -51,7 +51,7 @@ class RecordHandlers:
         """Store all records of the body or none."""
         rows = _rows(request)
         log = self._flashq.backend.topics.get(topic)
-        if log is None:
+        if log is None or topic in self._creating:
             return self._post_to_new_topic(request, topic, rows)
         return self._append(request, log, rows)
 
@@ -66,19 +66,21 @@ class RecordHandlers:
     def _posted(self, append: Append, log: TopicLog, request: Request) -> Response:
         if append.error is not None:
             return error_response(append.error, request)
-        body = posted_body(append.base_offset, append.count, append.timestamp_ms)
-        return Response(200, body, headers=self._durability[log.durability])
+        return Response(200, posted_body(append.batch), headers=self._durability[log.durability])
 
     def _post_to_new_topic(self, request: Request, topic: str, rows: list[Row]) -> Deferred:
         """Create the topic off the loop, then post. Posts that come meanwhile follow in the order they came."""
         check_name("topic", topic)
-        creation = self._creating.get(topic)
-        if creation is None:
-            creation = self._creating[topic] = self._executor.submit(self._flashq.log_or_new, topic)
         deferred = Deferred()
+        waiting = self._creating.setdefault(topic, [])
+        waiting.append((deferred, request, rows))
+        if len(waiting) == 1:
+            creation = self._executor.submit(self._flashq.log_or_new, topic)
+            creation.add_done_callback(lambda creation: self._loop.call_soon_threadsafe(self._created, topic, creation))
+        return deferred
 
-        def created(creation: Future[TopicLog]) -> None:
-            self._creating.pop(topic, None)
+    def _created(self, topic: str, creation: Future[TopicLog]) -> None:
+        for deferred, request, rows in self._creating[topic]:  # grows if an answer lets in the next post of a client
             try:
                 answer = self._append(request, _outcome_of(creation), rows)
             except FlashQError as error:
@@ -87,9 +89,7 @@ class RecordHandlers:
                 deferred.send(answer)
             else:
                 _forward(answer, deferred)
-
-        creation.add_done_callback(lambda creation: self._loop.call_soon_threadsafe(created, creation))
-        return deferred
+        del self._creating[topic]
 
     # -- poll
 
@@ -124,10 +124,10 @@ class RecordHandlers:
             if poll.from_offset < poll.log.high_water_mark or poll.log.name not in self._flashq.backend.topics:
                 answer()
             else:
-                waiting.cancel = self._flashq.waiters.wait(poll.log.topic_id, moved)
+                waiting.cancel = self._flashq.waiters.wait(poll.log, moved)
 
         deferred = Deferred(on_abandon=waiting.stop, on_drain=answer)
-        waiting.cancel = self._flashq.waiters.wait(poll.log.topic_id, moved)
+        waiting.cancel = self._flashq.waiters.wait(poll.log, moved)
         waiting.timer = self._loop.call_later(waiting.timeout_s, answer)
         return deferred
 
@@ -180,10 +180,22 @@ def _rows(request: Request) -> list[Row]:
     try:
         posted = decode_post(request.body)
     except msgspec.ValidationError as error:
+        _check_json(request.body)  # the shape can be wrong before the JSON is
         raise RequestError("invalid_body", f"the body has the wrong shape: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError("invalid_json", f"the body is not JSON: {error}") from error
+        raise _not_json(error) from error
     return to_rows(posted.records)
+
+
+def _check_json(body: bytes) -> None:
+    try:
+        msgspec.json.decode(body, type=msgspec.Raw)  # reads all of it and builds nothing
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _not_json(error) from error
+
+
+def _not_json(error: Exception) -> RequestError:
+    return RequestError("invalid_json", f"the body is not JSON: {error}")
 
 
 def _check_content_type(request: Request) -> None:

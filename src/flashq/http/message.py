@@ -1,0 +1,210 @@
+"""What passes between the protocol and its handler: requests, responses, answers that come later, streams.
+
+No I/O and no parsing here. Everything runs on the event loop's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import msgspec
+
+if TYPE_CHECKING:
+    from flashq.http.head import Head
+
+Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | None
+Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
+
+JSON = b"application/json"
+
+
+class Peer:
+    """Where requests come from: the parts that stay the same for a whole connection. A Unix socket has no `client`."""
+
+    __slots__ = ("client", "scheme")
+
+    def __init__(self, client: Address, scheme: Literal["http", "https"]) -> None:
+        self.client = client
+        self.scheme = scheme
+
+
+class Request:
+    """One request with its whole body.
+
+    `head` is shared by all requests whose heads are equal byte for byte, so what follows from the head alone
+    (a route, a verdict on `Host`) may be remembered in `head.memo`.
+    """
+
+    __slots__ = ("_peer", "body", "head")
+
+    def __init__(self, head: Head, body: bytes, peer: Peer) -> None:
+        self.head = head
+        self.body = body
+        self._peer = peer
+
+    @property
+    def method(self) -> str:
+        return self.head.method
+
+    @property
+    def path(self) -> str:
+        """The path of the target: ASCII, starts with one "/", still percent-encoded, without the query."""
+        return self.head.path
+
+    @property
+    def query(self) -> str:
+        """What follows the first "?", still percent-encoded; "" where there is none."""
+        return self.head.query
+
+    @property
+    def headers(self) -> Headers:
+        """All fields in the order they came, names in lower case, values without outer white space."""
+        return self.head.headers
+
+    def header(self, name: bytes) -> bytes | None:
+        """The value of the field `name` (in lower case); repeated fields are joined with ", "."""
+        return self.head.fields.get(name)
+
+    @property
+    def version(self) -> str:
+        """ "1.0" or "1.1"."""
+        return "1.1" if self.head.is_http11 else "1.0"
+
+    @property
+    def keep_alive(self) -> bool:
+        return self.head.keep_alive
+
+    @property
+    def client(self) -> Address:
+        return self._peer.client
+
+    @property
+    def scheme(self) -> Literal["http", "https"]:
+        return self._peer.scheme
+
+
+class StreamSource:
+    """The bytes of a streamed answer, pulled by the connection as fast as the client reads and no faster.
+
+    The connection calls `start` once, then `next_chunk` whenever its write buffer has room, and `close` exactly
+    once: after the end, or when the client has gone. An answer to HEAD is closed without being started. Keep
+    chunks at some 64 KiB: one chunk beyond the write buffer's high-water mark is the memory a slow reader holds.
+    """
+
+    def start(self, wake: Callable[[], None]) -> None:
+        """Keep `wake` if chunks come later: call it (on the loop's thread) once there is something to pull."""
+
+    def next_chunk(self) -> bytes | None:
+        """The next bytes; b"" when there is nothing yet (then call `wake` later); None at the end.
+
+        An exception ends the connection without an end mark, so that the client can tell a cut answer from a whole one.
+        """
+        raise NotImplementedError
+
+    def drain(self) -> None:
+        """The server is stopping: come to an end soon. Called at most once, only after `start`."""
+
+    def close(self) -> None:
+        """Let go of everything held."""
+
+
+class Response:
+    """A whole answer, or the head of a streamed one if `stream` is given (then `body` is not used).
+
+    The protocol adds content-length or transfer-encoding, and connection; `headers` must hold none of these.
+    """
+
+    __slots__ = ("body", "content_type", "headers", "status", "stream")
+
+    def __init__(
+        self,
+        status: int,
+        body: bytes = b"",
+        content_type: bytes = JSON,
+        headers: Headers = (),
+        stream: StreamSource | None = None,
+    ) -> None:
+        self.status = status
+        self.body = body
+        self.content_type = content_type
+        self.headers = headers
+        self.stream = stream
+
+
+class Deferred:
+    """An answer that comes later. The handler returns it; someone calls `send` once, on the loop's thread.
+
+    `on_abandon` is called if the client goes away before the answer was sent: nobody waits any more.
+    `on_drain` is called when the answer is wanted now (the server stops, or the client has ended its side and will
+    ask nothing more): a long poll sends what it has, a write in flight sets no hook and sends when it is done.
+    Each hook is called at most once and never after `send`.
+    """
+
+    __slots__ = ("_abandoned", "_head", "_ready", "charge", "on_abandon", "on_drain", "response")
+
+    def __init__(
+        self, on_abandon: Callable[[], None] | None = None, on_drain: Callable[[], None] | None = None
+    ) -> None:
+        self.on_abandon = on_abandon
+        self.on_drain = on_drain
+        self.response: Response | None = None
+        self.charge = 0
+        self._abandoned = False
+        self._head: Head | None = None
+        self._ready: Callable[[Deferred], None] | None = None
+
+    @property
+    def abandoned(self) -> bool:
+        """True once the client has gone; `send` then drops the response."""
+        return self._abandoned
+
+    @property
+    def head(self) -> Head | None:
+        """The head of the request this answers; None until the handler has returned, and for protocol errors."""
+        return self._head
+
+    def send(self, response: Response) -> None:
+        """Answer. It is written once every earlier request of the connection has been answered.
+
+        Raises RuntimeError if called twice.
+        """
+        if self.response is not None:
+            raise RuntimeError("this request has already been answered")
+        self.response = response
+        if self._abandoned:
+            if response.stream is not None:
+                response.stream.close()
+        elif self._ready is not None:
+            self._ready(self)
+
+    def attach(self, head: Head | None, ready: Callable[[Deferred], None]) -> None:
+        """For the connection: `send` calls `ready` from now on."""
+        self._head = head
+        self._ready = ready
+
+    def abandon(self) -> None:
+        """For the connection: the client has gone."""
+        self._abandoned = True
+        self._ready = None
+        hook, self.on_abandon, self.on_drain = self.on_abandon, None, None
+        if self.response is not None:
+            if self.response.stream is not None:
+                self.response.stream.close()
+        elif hook is not None:
+            hook()
+
+    def hurry(self) -> None:
+        """For the connection: the answer is wanted now."""
+        hook, self.on_drain = self.on_drain, None
+        if hook is not None and self.response is None:
+            hook()
+
+
+Handler: TypeAlias = Callable[[Request], "Response | Deferred"]
+ErrorRenderer: TypeAlias = Callable[[int, str, str, dict[str, object]], Response]
+
+
+def render_error(status: int, code: str, message: str, details: dict[str, object]) -> Response:
+    """The JSON form of every error: {"error": code, "message": text, "details": {}}."""
+    return Response(status, msgspec.json.encode({"error": code, "message": message, "details": details}))
