@@ -8,7 +8,9 @@ with FlashQ.open("./data") as flashq:
         print(record.offset, record.text)
 """
 
-from flashq.broker.flashq import FlashQ, PolledRecords
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from flashq.errors import (
     Closed,
     ConfigurationError,
@@ -25,9 +27,20 @@ from flashq.errors import (
     UnsupportedFormat,
     ValidationError,
 )
-from flashq.record import Record, RecordWithOffset
+
+if TYPE_CHECKING:
+    from flashq.broker.flashq import FlashQ, PolledRecords
+    from flashq.record import Record, RecordWithOffset
 
 __version__ = "0.1.0"
+
+# Loaded when first named: the command line would pay half a second for the engine in every `--help`.
+_LAZY = {
+    "FlashQ": "flashq.broker.flashq",
+    "PolledRecords": "flashq.broker.flashq",
+    "Record": "flashq.record",
+    "RecordWithOffset": "flashq.record",
+}
 
 __all__ = [
     "Closed",
@@ -50,3 +63,10 @@ __all__ = [
     "ValidationError",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+    return value

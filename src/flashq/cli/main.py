@@ -1,0 +1,87 @@
+"""The `flashq` command: its parts, and how an error leaves it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import flashq
+from flashq.cli import exit_codes
+from flashq.cli.serve import EPILOG as SERVE_EPILOG
+from flashq.cli.serve import serve
+from flashq.errors import FlashQError
+from flashq.logging import one_line
+
+# Plain help: rich would more than double the time that `flashq --help` takes. Tracebacks are Python's own.
+app = typer.Typer(
+    name="flashq",
+    help="FlashQ: a record log with topics, offsets and consumer groups.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+)
+app.command("serve", epilog=SERVE_EPILOG)(serve)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"flashq {flashq.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command (default: of this process) and return its exit code; `exit_codes` says what each means.
+
+    An error on purpose is one line on standard error, and a line of advice where there is some. Only a mistake
+    of ours shows a traceback.
+    """
+    try:
+        app(arguments, prog_name="flashq")
+    except SystemExit as leaving:
+        return _code_of(leaving)
+    except KeyboardInterrupt:
+        return exit_codes.INTERRUPTED
+    except FlashQError as error:
+        _complain(error.message, error.details.get("hint"))
+        return exit_codes.exit_code(error)
+    except OSError as error:
+        code = exit_codes.exit_code(error)
+        if code == exit_codes.UNEXPECTED:
+            raise
+        _complain(_told(error), None)
+        return code
+    return exit_codes.OK
+
+
+def _code_of(leaving: SystemExit) -> int:
+    if leaving.code is None:
+        return exit_codes.OK
+    return leaving.code if isinstance(leaving.code, int) else exit_codes.UNEXPECTED
+
+
+def _told(error: OSError) -> str:
+    """The system's words and the file they are about, without the number."""
+    words = error.strerror or str(error)
+    return words if error.filename is None else f"{error.filename!r}: {words}"
+
+
+def _complain(message: str, hint: object) -> None:
+    try:
+        print(f"flashq: {one_line(message)}", file=sys.stderr)
+        if hint:
+            print(f"hint: {one_line(str(hint))}", file=sys.stderr)
+    except OSError:
+        pass  # nobody is reading; the exit code still says it
