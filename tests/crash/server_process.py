@@ -1,0 +1,166 @@
+"""A server as a subprocess, started, killed and started again on the same data directory.
+
+Only the process started here is ever signalled, by its own pid. Leaving the context always leaves no process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.crash.wire import Connection, ConnectionLostError
+
+START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 12.0
+_POLL_S = 0.01
+_ROOT = Path(__file__).parents[2]
+
+
+class ServerFailedError(Exception):
+    """The server ended, or did not get ready, when it should have; the message carries the end of its output."""
+
+
+def flashq_command(
+    data_dir: Path, *, sync_mode: str, commit_threshold: int = 10, segment_bytes: int = 64 * 1024
+) -> list[str]:
+    """The command line of the real server, all but the port. Small segments make it roll often."""
+    return [
+        *(str(Path(sys.executable).with_name("flashq")), "serve", "--storage", "file", "--data-dir", str(data_dir)),
+        *("--sync-mode", sync_mode, "--commit-threshold", str(commit_threshold)),
+        *("--segment-bytes", str(segment_bytes)),
+    ]
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@cache
+def program_environment() -> dict[str, str]:
+    """The environment of every process these tests start.
+
+    Without FLASHQ_*: those of the tests are not settings, and no setting is left to chance. Where Python is told not
+    to write bytecode, it may, into a directory of this run: it makes a start take 0.5 s instead of 1.8.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FLASHQ_")}
+    if environment.pop("PYTHONDONTWRITEBYTECODE", ""):
+        bytecode = tempfile.mkdtemp(prefix="flashq-crash-bytecode-")
+        atexit.register(shutil.rmtree, bytecode, ignore_errors=True)
+        environment["PYTHONPYCACHEPREFIX"] = bytecode
+    return environment
+
+
+class ServerProcess:
+    """One server at a time from `command` plus `--port`; its output is appended to `output`.
+
+    Every start takes a new port, so that a client of an earlier start can never reach a later one.
+    """
+
+    def __init__(self, command: Sequence[str], output: Path) -> None:
+        self._command = list(command)
+        self._output = output
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+        self.starts = 0
+        self.start_duration_s = 0.0
+        """Of the latest start that came to its end."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self.kill()
+
+    def spawn(self) -> None:
+        """Start the process and return at once."""
+        if self._process is not None:
+            raise RuntimeError("the server is already running")
+        self.port = free_port()
+        self.starts += 1
+        with self._output.open("ab") as output:
+            self._process = subprocess.Popen(
+                [*self._command, "--port", str(self.port)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=_ROOT,
+                env=program_environment(),
+            )
+
+    def wait_ready(self) -> dict[str, Any]:
+        """The body of the first answer of GET /health. Raises ServerFailedError when there is none in time."""
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline_s:
+            try:
+                with Connection(self.port) as connection:
+                    health: dict[str, Any] = connection.request("GET", "/health").json()
+                    return health
+            except ConnectionLostError:
+                self._fail_if_ended_within(_POLL_S)
+        raise ServerFailedError(f"no answer within {START_TIMEOUT_S} s\n{self.output_tail()}")
+
+    def start(self) -> dict[str, Any]:
+        begun_s = time.monotonic()
+        self.spawn()
+        health = self.wait_ready()
+        self.start_duration_s = time.monotonic() - begun_s
+        return health
+
+    def kill(self) -> None:
+        """SIGKILL, then wait until the process is gone and its descriptors with it."""
+        process, self._process = self._running(), None
+        process.kill()
+        process.wait()
+
+    def stop(self) -> None:
+        """SIGTERM; raises ServerFailedError unless the process ends with status 0 in time."""
+        process = self._running()
+        process.send_signal(signal.SIGTERM)
+        try:
+            status = process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise ServerFailedError(f"still running {STOP_TIMEOUT_S} s after SIGTERM\n{self.output_tail()}") from None
+        self._process = None
+        if status != 0:
+            raise ServerFailedError(f"status {status} after SIGTERM\n{self.output_tail()}")
+
+    def fail_if_ended(self) -> None:
+        """Raises ServerFailedError if the process has ended by itself."""
+        self._fail_if_ended_within(0)
+
+    def output_tail(self) -> str:
+        return self._output.read_text(errors="replace")[-4000:] if self._output.exists() else ""
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError("the server is not running")
+        return self._process
+
+    def _fail_if_ended_within(self, time_s: float) -> None:
+        process = self._running()
+        try:
+            status = process.wait(time_s)
+        except subprocess.TimeoutExpired:
+            return
+        self._process = None
+        raise ServerFailedError(f"the server ended by itself with status {status}\n{self.output_tail()}")

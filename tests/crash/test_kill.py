@@ -1,0 +1,82 @@
+"""`kill -9` under load, in every sync mode, against the real server; and the same rounds against servers that lie."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.crash.checker import Broken
+from tests.crash.fake_server import fake_command
+from tests.crash.kill_loop import Plan, run_rounds
+from tests.crash.server_process import flashq_command
+
+SYNC_MODES = ("always", "periodic", "never")
+QUICK = Plan(rounds=3, ends_in_good_order=False, tears=True)
+UNTIL_FOUND = Plan(rounds=20)
+"""More than enough for a kill to come after a fault has begun; the first violation ends the rounds."""
+
+
+@pytest.fixture
+def seed() -> int:
+    """FLASHQ_CRASH_SEED when set, to send and kill as an earlier run did; else a new one, printed."""
+    chosen = os.environ.get("FLASHQ_CRASH_SEED")
+    number = int(chosen) if chosen else random.SystemRandom().randrange(1 << 32)
+    print(f"FLASHQ_CRASH_SEED={number}")
+    return number
+
+
+def kill_flashq(sync_mode: str, plan: Plan, seed: int, directory: Path) -> None:
+    summary = run_rounds(
+        sync_mode, lambda data_dir: flashq_command(data_dir, sync_mode=sync_mode), plan, seed, directory
+    )
+    print(summary)
+    assert not summary.violations, summary.report()
+    assert summary.rounds == plan.rounds
+    assert summary.torn_tails >= summary.tails_torn, f"a torn tail was not kept: {summary}"
+
+
+@pytest.mark.parametrize("sync_mode", SYNC_MODES)
+def test_nothing_acknowledged_or_read_is_lost_when_the_server_is_killed_under_load(
+    sync_mode: str, seed: int, tmp_path: Path
+) -> None:
+    kill_flashq(sync_mode, QUICK, seed, tmp_path)
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("sync_mode", SYNC_MODES)
+def test_nothing_acknowledged_or_read_is_lost_over_many_kills_under_load(
+    sync_mode: str, seed: int, tmp_path: Path
+) -> None:
+    """FLASHQ_CRASH_ROUNDS changes the number of rounds."""
+    kill_flashq(
+        sync_mode,
+        Plan(int(os.environ.get("FLASHQ_CRASH_ROUNDS", "50")), longest_load_s=2.0, tears=True),
+        seed,
+        tmp_path,
+    )
+
+
+def test_kill_rounds_find_nothing_wrong_with_an_honest_server(seed: int, tmp_path: Path) -> None:
+    summary = run_rounds("honest", fake_command, Plan(rounds=2), seed, tmp_path)
+    assert not summary.violations, summary.report()
+    assert summary.posts["acknowledged"] > 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "broken"),
+    [
+        ("answer_first", Broken.LOST),
+        ("show_first", Broken.TAKEN_BACK),
+        ("split", Broken.TORN),
+        ("restamp", Broken.RETIMED),
+        ("reorder", Broken.MOVED),
+    ],
+    ids=lambda value: value.name if isinstance(value, Broken) else value,
+)
+def test_kill_rounds_report_a_server_with_a_fault(fault: str, broken: Broken, seed: int, tmp_path: Path) -> None:
+    summary = run_rounds(fault, lambda data_dir: fake_command(data_dir, fault=fault), UNTIL_FOUND, seed, tmp_path)
+    assert broken in {violation.broken for violation in summary.violations}, summary.report()
