@@ -29,6 +29,7 @@ from itertools import islice
 from struct import Struct
 from typing import TypeVar
 
+import msgspec
 from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
@@ -59,16 +60,13 @@ class BadFrame(ValueError):
     """Bytes that are not the frame a log expects at this place; says why."""
 
 
-class Batch:
+class Batch(msgspec.Struct, gc=False, eq=False):  # gc=False: it holds no containers, and a log holds millions of it
     """Records encoded together: `frame` (bytes), `count`, `timestamp_ms` and, once numbered, `base_offset`."""
 
-    __slots__ = ("base_offset", "count", "frame", "timestamp_ms")
-
-    def __init__(self, frame: bytes | bytearray, count: int, timestamp_ms: int, base_offset: int = -1) -> None:
-        self.frame = frame
-        self.count = count
-        self.timestamp_ms = timestamp_ms
-        self.base_offset = base_offset
+    frame: bytes | bytearray
+    count: int
+    timestamp_ms: int
+    base_offset: int = -1
 
     @property
     def next_offset(self) -> int:

@@ -28,6 +28,7 @@ from flashq.storage.memory import InMemoryBackend
 
 DRAIN_S = 8.0  # of the 10 s a stop may take; the rest is for the last flush
 BLOCKING_THREADS = 4
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 log = get_logger("flashq.server")
 
@@ -79,8 +80,9 @@ def _open(settings: ServerSettings) -> tuple[FlashQ, dict[str, object]]:
 async def _serve(flashq: FlashQ, settings: ServerSettings, token: str | None, opening: dict[str, object]) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    # Not the loop's own handlers: closing the loop brings the default action back, while the last flush is to come.
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
     flashq.backend.drive_from_loop(loop.call_soon, loop.call_soon_threadsafe)
     executor = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="flashq-blocking")
     records = RecordHandlers(flashq, loop, executor)
@@ -108,8 +110,8 @@ async def _serve(flashq: FlashQ, settings: ServerSettings, token: str | None, op
             log.warning("connections_cut_off", after_s=DRAIN_S)
     finally:
         executor.shutdown()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # the server is stopping, and a flush must not be cut short
 
 
 def _close(flashq: FlashQ) -> int:

@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from flashq.batch import Batch
 from flashq.errors import ValidationError
 from flashq.record import NO_HEADERS, Row
 
@@ -89,16 +90,15 @@ def to_rows(records: list[RecordIn]) -> list[Row]:
     if not 1 <= len(records) <= MAX_BATCH_RECORDS:
         raise _outside("records", MAX_BATCH_RECORDS, len(records), "records (1 at least)")
     rows: list[Row] = []
-    for at, record in enumerate(records):
-        value = record.value.encode() if record.encoding is None else _from_base64(record.value, at)
+    for record in records:
+        value = record.value.encode() if record.encoding is None else _from_base64(record.value, len(rows))
         if len(value) > MAX_VALUE_BYTES:
-            raise _outside(f"records[{at}].value", MAX_VALUE_BYTES, len(value))
-        key = None
-        if record.key is not None:
-            key = record.key.encode()
-            if len(key) > MAX_KEY_BYTES:
-                raise _outside(f"records[{at}].key", MAX_KEY_BYTES, len(key))
-        rows.append((key, value, _header_row(record.headers, at) if record.headers else NO_HEADERS))
+            raise _outside(f"records[{len(rows)}].value", MAX_VALUE_BYTES, len(value))
+        key = record.key
+        if key is not None and len(coded := key.encode()) > MAX_KEY_BYTES:
+            raise _outside(f"records[{len(rows)}].key", MAX_KEY_BYTES, len(coded))
+        headers = _header_row(record.headers, len(rows)) if record.headers else NO_HEADERS
+        rows.append((None if key is None else coded, value, headers))
     return rows
 
 
@@ -128,13 +128,18 @@ def to_record_out(
         )
 
 
-def posted_body(base_offset: int, count: int, timestamp_ms: int) -> bytes:
+def posted_body(batch: Batch) -> bytes:
     """The answer to a post: `{"offsets":[{"offset","timestamp"}]}`, one for each record, in order."""
-    after = b',"timestamp":"' + iso_timestamp(timestamp_ms).encode() + b'"}'
-    if count == 1:
-        return b'{"offsets":[{"offset":%d%b]}' % (base_offset, after)
-    offsets = (b'{"offset":%d%b' % (offset, after) for offset in range(base_offset, base_offset + count))
-    return b'{"offsets":[' + b",".join(offsets) + b"]}"
+    if batch.count == 1:
+        return b'{"offsets":[{"offset":%d%b]}' % (batch.base_offset, _after_offset(batch.timestamp_ms))
+    after = _after_offset(batch.timestamp_ms)
+    offsets = [b'{"offset":%d%b' % (offset, after) for offset in range(batch.base_offset, batch.next_offset)]
+    return b'{"offsets":[%b]}' % b",".join(offsets)
+
+
+@lru_cache(maxsize=1024)
+def _after_offset(timestamp_ms: int) -> bytes:
+    return b',"timestamp":"%b"}' % iso_timestamp(timestamp_ms).encode()
 
 
 @lru_cache(maxsize=1024)

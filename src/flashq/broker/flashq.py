@@ -17,6 +17,7 @@ from flashq.broker.waiters import Waiters
 from flashq.errors import (
     Closed,
     DataCorruption,
+    FlashQError,
     GroupNotFound,
     InvalidOffset,
     InvalidParameter,
@@ -143,7 +144,7 @@ class FlashQ:
 
     def post_record(self, topic: str, record: Postable) -> int:
         """Store one record; its offset, once the sync mode's promise holds. The topic is created on first use."""
-        return self.append(topic, [to_row(record)]).result().base_offset
+        return self.append(topic, [to_row(record)]).result().batch.base_offset
 
     def post_records(self, topic: str, records: Iterable[Postable]) -> list[int]:
         """Store records together, all or nothing, contiguous; their offsets in order, once the promise holds.
@@ -153,8 +154,8 @@ class FlashQ:
         """
         if isinstance(records, str | bytes):
             raise ValidationError("post_records takes a list of records; post_record takes one", field="records")
-        append = self.append(topic, [to_row(record) for record in records]).result()
-        return list(range(append.base_offset, append.base_offset + append.count))
+        batch = self.append(topic, [to_row(record) for record in records]).result().batch
+        return list(range(batch.base_offset, batch.next_offset))
 
     def poll_records(
         self, topic: str, *, from_offset: int = 0, count: int | None = None, max_bytes: int | None = None
@@ -166,7 +167,9 @@ class FlashQ:
         """
         log = self.log(topic)
         _at_least("from_offset", from_offset, 0)
-        _check_count(count)
+        for name, value in (("count", count), ("max_bytes", max_bytes)):
+            if value is not None:
+                _at_least(name, value, 0)
         return self.read(log, from_offset, RecordWithOffset, max_records=count, max_bytes=max_bytes)
 
     def append(self, topic: str, rows: Sequence[Row]) -> Append:
@@ -303,7 +306,16 @@ class FlashQ:
     def apply_retention(self) -> int:
         """Remove now what topics no longer keep; bytes freed. Happens by itself every few seconds as well."""
         now_ms = self.clock_ms()
-        return sum(log.retain(now_ms) for log in list(self.backend.topics.values()))
+        freed = 0
+        failed: Exception | None = None
+        for log in list(self.backend.topics.values()):
+            try:
+                freed += log.retain(now_ms)
+            except (OSError, FlashQError) as error:  # the other topics are kept as they should be all the same
+                failed = failed or error
+        if failed is not None:
+            raise failed
+        return freed
 
     def read(
         self,
@@ -332,9 +344,6 @@ class FlashQ:
         return log
 
     def _adopt(self, log: TopicLog) -> None:
-        if log.on_advance is None:
-            topic_id = log.topic_id
-            log.on_advance = lambda: self.waiters.notify(topic_id)
         if log.config.retention_ms is not None or log.config.retention_bytes is not None:
             with self._lock:
                 if self._retention is None and not self._closed:
@@ -390,11 +399,6 @@ def _at_least(name: str, value: int, least: int) -> int:
     if type(value) is not int or not least <= value < 1 << 63:
         raise InvalidParameter(f"{name} is {value!r}; it must be a whole number, {least} or more", parameter=name)
     return value
-
-
-def _check_count(count: int | None) -> None:
-    if count is not None:
-        _at_least("count", count, 0)
 
 
 def _no_topic(topic: str) -> TopicNotFound:

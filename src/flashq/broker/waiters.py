@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from flashq.storage.interface import TopicLog
+
 
 class Waiters:
     """Callbacks by topic. Not thread-safe: used from the thread that drives the logs (a server's event loop)."""
@@ -11,27 +13,32 @@ class Waiters:
     def __init__(self) -> None:
         self._waiting: dict[str, dict[object, Callable[[], None]]] = {}
 
-    def wait(self, topic_id: str, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call back once, when the topic's high water mark has moved, or it is deleted. Returns what takes it back."""
-        waiting = self._waiting.setdefault(topic_id, {})
+    def wait(self, log: TopicLog, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back once, when the log's high water mark has moved, or it is deleted. Returns what takes it back."""
+        waiting = self._waiting.get(log.topic_id)
+        if waiting is None:
+            waiting = self._waiting[log.topic_id] = {}
+            log.on_advance = lambda: self.notify(log)  # a log nobody waits for is not asked to tell
         token = object()
         waiting[token] = callback
 
         def cancel() -> None:
             waiting.pop(token, None)
+            self._tidy(log, waiting)
 
         return cancel
 
-    def notify(self, topic_id: str) -> None:
-        """Wake everyone who waits for this topic, first come first."""
-        waiting = self._waiting.get(topic_id)
+    def notify(self, log: TopicLog) -> None:
+        """Wake everyone who waits for this log, first come first."""
+        waiting = self._waiting.get(log.topic_id)
         if waiting:
             callbacks = list(waiting.values())
             waiting.clear()
             for callback in callbacks:
                 callback()
+            self._tidy(log, waiting)
 
-    def forget(self, topic_id: str) -> None:
-        """The topic is gone: wake who waits, so that they see it."""
-        self.notify(topic_id)
-        self._waiting.pop(topic_id, None)
+    def _tidy(self, log: TopicLog, waiting: dict[object, Callable[[], None]]) -> None:
+        if not waiting and self._waiting.get(log.topic_id) is waiting:
+            del self._waiting[log.topic_id]
+            log.on_advance = None

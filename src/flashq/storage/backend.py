@@ -38,7 +38,7 @@ class StorageBackend(ABC):
 
     @abstractmethod
     def create_topic(self, name: str, config: TopicConfig) -> TopicLog:
-        """A new topic, durable on return. The name is free and valid: the caller has checked."""
+        """A new topic, durable on return, or the one there is. The name is valid: the caller has checked."""
 
     @abstractmethod
     def delete_topic(self, name: str) -> None:
@@ -46,7 +46,7 @@ class StorageBackend(ABC):
 
     @abstractmethod
     def create_group(self, name: str) -> ConsumerGroup:
-        """A new group, durable on return. The name is free and valid: the caller has checked."""
+        """A new group, durable on return, or the one there is. The name is valid: the caller has checked."""
 
     @abstractmethod
     def delete_group(self, name: str) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
+import msgspec
+
 from flashq.batch import Batch
 from flashq.errors import FlashQError, InvalidParameter
 
@@ -44,24 +46,18 @@ class TopicConfig:
         return replace(self, **changes)  # type: ignore[arg-type]
 
 
-class Append:
+class Append(msgspec.Struct, eq=False):
     """A numbered batch on its way into a log. Done when the sync mode's promise holds, or when it was refused.
 
-    `base_offset`, `count` and `timestamp_ms` are known at once; they mean something only once done without `error`.
+    The batch's offsets and timestamp are known at once; they mean something only once done without `error`.
     """
 
-    __slots__ = ("base_offset", "batch", "callback", "count", "done", "durable", "error", "owner", "timestamp_ms")
-
-    def __init__(self, batch: Batch, owner: Settler | None) -> None:
-        self.batch = batch
-        self.base_offset = batch.base_offset
-        self.count = batch.count
-        self.timestamp_ms = batch.timestamp_ms
-        self.owner = owner
-        self.done = owner is None
-        self.durable = False  # waits for a sync, whatever the mode
-        self.error: FlashQError | None = None
-        self.callback: Callable[[Append], None] | None = None
+    batch: Batch
+    owner: Settler | None = None
+    done: bool = False
+    durable: bool = False  # waits for a sync, whatever the mode
+    error: FlashQError | None = None
+    callback: Callable[[Append], None] | None = None
 
     def result(self) -> Append:
         """Block until done; itself, or the error that refused it. The caller's thread does the work if nobody has."""

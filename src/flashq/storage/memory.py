@@ -51,18 +51,21 @@ class InMemoryTopicLog(TopicLog):
         with self._lock:
             if self._closed:
                 raise Closed(f"topic {self.name} is closed; nothing was stored")
-            batch.place(self._next_offset, 0, self._last_timestamp_ms)
+            offset = self._next_offset
+            batch.place(offset, 0, self._last_timestamp_ms)
             self._last_timestamp_ms = batch.timestamp_ms
-            self._bases.append(self._next_offset)
+            self._bases.append(offset)
             self._batches.append(batch)
-            self._next_offset += batch.count
+            self._next_offset = offset + batch.count
             self._size_bytes += len(batch.frame)
         if self.on_advance is not None:
             self.on_advance()
-        return Append(batch, None)
+        return Append(batch, done=True)
 
     def read(self, from_offset: int, *, max_records: int | None = None, max_bytes: int | None = None) -> list[Batch]:
         with self._lock:
+            if self._closed:
+                raise Closed(f"topic {self.name} is closed")
             if from_offset < self._start_offset:
                 raise OffsetOutOfRange(
                     f"offset {from_offset} of topic {self.name} is below the log start {self._start_offset}",
@@ -127,7 +130,7 @@ class InMemoryConsumerGroup(ConsumerGroup):
 
     def commit(self, log: TopicLog, committed: CommittedOffset) -> Append:
         self._committed[log.topic_id] = committed
-        return Append(Batch(b"", 1, committed.timestamp_ms, 0), None)
+        return Append(Batch(b"", 1, committed.timestamp_ms, 0), done=True)
 
     def forget(self, log: TopicLog) -> None:
         self._committed.pop(log.topic_id, None)
@@ -152,15 +155,13 @@ class InMemoryBackend(StorageBackend):
         return self._groups
 
     def create_topic(self, name: str, config: TopicConfig) -> TopicLog:
-        log = self._topics[name] = InMemoryTopicLog(name, config)
-        return log
+        return self._topics.setdefault(name, InMemoryTopicLog(name, config))
 
     def delete_topic(self, name: str) -> None:
         self._topics.pop(name).close()
 
     def create_group(self, name: str) -> ConsumerGroup:
-        group = self._groups[name] = InMemoryConsumerGroup(name)
-        return group
+        return self._groups.setdefault(name, InMemoryConsumerGroup(name))
 
     def delete_group(self, name: str) -> None:
         del self._groups[name]

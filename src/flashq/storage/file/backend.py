@@ -11,17 +11,16 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
 
 import msgspec
 
-from flashq.errors import DataCorruption, FlashQError, InvalidParameter, StorageFull, UnsupportedFormat
+from flashq.errors import DataCorruption, FlashQError, InvalidParameter, StorageFailed, UnsupportedFormat
 from flashq.logging import get_logger
 from flashq.storage.backend import Deliver, Health, StorageBackend
 from flashq.storage.file.consumer_group import GROUP_SUFFIX, FileConsumerGroup
 from flashq.storage.file.directory_lock import DirectoryLock
-from flashq.storage.file.disk import NO_ROOM, Disk
+from flashq.storage.file.disk import Disk, on_disk
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.names import file_name, is_temporary
 from flashq.storage.file.opening import Recovered, clean_temporaries, create_topic, delete_topic, open_topic
@@ -29,7 +28,6 @@ from flashq.storage.file.topic_log import FileTopicLog
 from flashq.storage.file.unreadable import UnreadableGroup, UnreadableTopicLog
 from flashq.storage.interface import SYNC_MODES, ConsumerGroup, SyncMode, TopicConfig, TopicLog
 
-T = TypeVar("T")
 FORMAT = 1
 ROOT_FILE = "flashq.json"
 log = get_logger(__name__)
@@ -97,37 +95,47 @@ class FileBackend(StorageBackend):
     def create_topic(self, name: str, config: TopicConfig) -> TopicLog:
         with self._changing:
             if name not in self._topics:
-                self._topics[name] = _with_room(
-                    f"topic {name}",
-                    lambda: create_topic(
+                with on_disk(f"topic {name}"):
+                    self._topics[name] = create_topic(
                         self._topics_dir, name, config, disk=self._disk, flusher=self._flusher, epoch=self._root.epoch
-                    ),
-                )
+                    )
             return self._topics[name]
 
     def delete_topic(self, name: str) -> None:
         with self._changing:
             topic = self._topics.pop(name)
-            _close(topic)
             assert isinstance(topic, FileTopicLog | UnreadableTopicLog)
-            delete_topic(self._topics_dir, topic.directory, disk=self._disk)
+            with contextlib.suppress(StorageFailed):
+                _close(topic)
+            try:
+                with on_disk(f"the deletion of topic {name}"):
+                    delete_topic(self._topics_dir, topic.directory, disk=self._disk)
+            except FlashQError:
+                self._topics[name] = topic  # closed, and still to be deleted
+                raise
 
     def create_group(self, name: str) -> ConsumerGroup:
         with self._changing:
             if name not in self._groups:
                 path = os.path.join(self._groups_dir, file_name(name) + GROUP_SUFFIX)
-                self._groups[name] = _with_room(
-                    f"group {name}", lambda: FileConsumerGroup.create(self._disk, path, name, self._flusher)
-                )
+                with on_disk(f"group {name}"):
+                    self._groups[name] = FileConsumerGroup.create(self._disk, path, name, self._flusher)
             return self._groups[name]
 
     def delete_group(self, name: str) -> None:
         with self._changing:
             group = self._groups.pop(name)
-            _close(group)
             assert isinstance(group, FileConsumerGroup | UnreadableGroup)
-            self._disk.unlink(group.path)
-            self._disk.sync_directory(self._groups_dir)
+            with contextlib.suppress(StorageFailed):
+                _close(group)
+            try:
+                with on_disk(f"the deletion of group {name}"):
+                    with contextlib.suppress(FileNotFoundError):
+                        self._disk.unlink(group.path)
+                    self._disk.sync_directory(self._groups_dir)
+            except FlashQError:
+                self._groups[name] = group
+                raise
 
     def drive_from_loop(self, call_soon: Deliver, call_soon_threadsafe: Deliver) -> None:
         self._flusher.drive_from_loop(call_soon, call_soon_threadsafe)
@@ -152,7 +160,8 @@ class FileBackend(StorageBackend):
         try:
             if first is None:
                 self._root.clean = True
-                self._save_root()
+                with on_disk(self.data_dir):
+                    self._save_root()
         finally:
             self._directory_lock.release()
         if first is not None:
@@ -205,8 +214,6 @@ class FileBackend(StorageBackend):
                 topic = open_topic(
                     entry.path, disk=self._disk, flusher=self._flusher, epoch=self._root.epoch, recovered=self.recovered
                 )
-                if file_name(topic.name) != entry.name or entry.is_symlink():
-                    raise DataCorruption(f"{entry.path} is not where topic {topic.name} belongs", path=entry.path)
             except (OSError, DataCorruption) as error:
                 topic = UnreadableTopicLog(entry.name, entry.path, self._unreadable(entry.path, error))
             self._topics[topic.name] = topic
@@ -253,15 +260,6 @@ def _make_directory(disk: Disk, path: str) -> None:
     with contextlib.suppress(FileExistsError):  # another starter was faster; the lock decides who goes on
         disk.mkdir(path)
     disk.sync_directory(parent)
-
-
-def _with_room(what: str, create: Callable[[], T]) -> T:
-    try:
-        return create()
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            raise StorageFull(f"no room to create {what}: {error.strerror}. Free some space and try again") from error
-        raise
 
 
 def _close(each: object) -> None:

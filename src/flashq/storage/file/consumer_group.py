@@ -8,12 +8,13 @@ another topic, and an old commit never applies to it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import msgspec
 
 from flashq.batch import Batch, decode, encode
-from flashq.errors import DataCorruption
+from flashq.errors import DataCorruption, FlashQError
 from flashq.record import NO_HEADERS, RecordWithOffset, Row
 from flashq.storage.file.disk import Disk
 from flashq.storage.file.flush import Flusher
@@ -21,6 +22,7 @@ from flashq.storage.file.journal import Journal
 from flashq.storage.file.opening import Recovered, recover_file
 from flashq.storage.file.recovery import walk
 from flashq.storage.file.segment import Segment
+from flashq.storage.file.unreadable import UnreadableTopicLog
 from flashq.storage.interface import Append, CommittedOffset, ConsumerGroup, TopicLog
 
 GROUP_SUFFIX = ".log"
@@ -101,23 +103,24 @@ class FileConsumerGroup(ConsumerGroup):
         return cls(name, segment, found.next_offset, commits, disk=disk, flusher=flusher, damage=damage)
 
     def committed(self, log: TopicLog) -> CommittedOffset | None:
-        self._check()
+        self._check(log)
         commit = self._commits.get(log.topic_id)
         if commit is None or commit.offset is None:
             return None
         return CommittedOffset(commit.offset, commit.timestamp_ms, commit.metadata)
 
     def commit(self, log: TopicLog, committed: CommittedOffset) -> Append:
+        self._check(log)
         return self._append(
             log.topic_id, _Commit(log.name, committed.offset, committed.timestamp_ms, committed.metadata)
         )
 
     def forget(self, log: TopicLog) -> None:
         if self.damage is None and log.topic_id in self._commits:
-            self._append(log.topic_id, _Commit(log.name, None, 0)).result()
+            with contextlib.suppress(FlashQError):  # it only saves room: no topic gets this id again
+                self._append(log.topic_id, _Commit(log.name, None, 0)).result()
 
     def _append(self, topic_id: str, commit: _Commit) -> Append:
-        self._check()
         batch = encode([(topic_id.encode(), msgspec.json.encode(commit), NO_HEADERS)], commit.timestamp_ms)
         self._in_flight[batch] = (topic_id, commit)
         try:
@@ -142,9 +145,11 @@ class FileConsumerGroup(ConsumerGroup):
         self._compact_at = max(_COMPACT_BYTES, _COMPACT_GROWTH * len(batch.frame))
         return Segment.create_over(self._disk, self.path, [batch])
 
-    def _check(self) -> None:
+    def _check(self, log: TopicLog) -> None:
         if self.damage is not None:
-            raise self.damage
+            raise self.damage.with_traceback(None)
+        if isinstance(log, UnreadableTopicLog):  # its id is not known, so what was committed is neither
+            raise log.damage.with_traceback(None)
 
 
 def _apply(commits: dict[str, _Commit], topic_id: str, commit: _Commit) -> None:

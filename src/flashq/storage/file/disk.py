@@ -9,8 +9,10 @@ import errno
 import os
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from flashq.errors import DataCorruption
+from flashq.errors import DataCorruption, StorageFailed, StorageFull
 
 if sys.platform == "darwin":
     import fcntl
@@ -115,3 +117,18 @@ class Disk:
 
 def refused(path: str, why: str) -> DataCorruption:
     return DataCorruption(f"{path} is refused: {why}. Nothing was changed; move it away and start again", path=path)
+
+
+@contextmanager
+def on_disk(what: str) -> Iterator[None]:
+    """What the disk refuses inside comes out as `StorageFull` or `StorageFailed`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise StorageFull(f"no room for {what}: {error.strerror}. Free some space and try again") from error
+        raise StorageFailed(
+            f"the disk failed under {what}: {error.strerror or error}. Look at it, then try again",
+            outcome="unknown",
+            cause=error.strerror or str(error),
+        ) from error

@@ -109,11 +109,21 @@ class Flusher:
             journal.write()
 
     def _watch(self) -> None:
+        while (due := self._wait_for_due()) is not None:
+            for journal in due:
+                journal.due()
+                self.submit(journal)
+
+    def _wait_for_due(self) -> list[Journal] | None:
+        """The journals whose interval has passed; None when closing. Journals call `watch` under their own lock,
+        so nothing of theirs is called under this one."""
         with self._watch_changed:
             while not self._closed:
                 now = self.clock()
+                due: list[Journal] = []
                 while self._watched and self._watched[0][0] <= now:
-                    journal = self._watched.popleft()[1]
-                    journal.due()
-                    self.submit(journal)
+                    due.append(self._watched.popleft()[1])
+                if due:
+                    return due
                 self._watch_changed.wait(self._watched[0][0] - now if self._watched else None)
+            return None

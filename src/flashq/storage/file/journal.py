@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from flashq.batch import Batch
-from flashq.errors import Closed, FlashQError, StorageFailed, StorageFull
+from flashq.errors import Closed, DataCorruption, FlashQError, StorageFailed, StorageFull
 from flashq.logging import get_logger
 from flashq.storage.file.disk import NO_ROOM
 from flashq.storage.file.flush import Flusher
@@ -76,8 +76,7 @@ class Journal(Settler):
             batch.place(self.next_offset, self._epoch(self.next_offset), self._last_timestamp_ms)
             self._last_timestamp_ms = batch.timestamp_ms
             self.next_offset += batch.count
-            append = Append(batch, self)
-            append.durable = durable or self._flusher.mode == "always"
+            append = Append(batch, self, durable=durable)
             self._pending.append(append)
             first = len(self._pending) == 1
         if first:
@@ -192,10 +191,10 @@ class Journal(Settler):
             if self.failure is None and (records or rolling or segment.new_entry):
                 error = _attempt(segment.sync)
             with self.lock:
-                if error is not None:
-                    done = self._stop(error, unknown=waiting)
-                elif self.failure is not None:
+                if self.failure is not None:  # a write failed meanwhile
                     done = _fail(waiting, self.failure)
+                elif error is not None:
+                    done = self._stop(error, unknown=waiting)
                 else:
                     done = waiting
                     self._synced(target, records, since, begun)
@@ -204,7 +203,11 @@ class Journal(Settler):
                 done = done + self._roll_over(segment)
             with self.lock:
                 moved = self.readable != before
+                # What waited for the roll has been written just now, perhaps with nobody left who would sync it.
+                worker = rolling and self._sync_wanted and not self._has_worker
         self._deliver(done, moved)
+        if worker:
+            self._flusher.submit(self)
 
     def roll_now(self, active: Segment) -> None:
         """Seal this segment if it is still the active one. Blocks."""
@@ -227,10 +230,10 @@ class Journal(Settler):
 
     def _roll_over(self, sealed: Segment) -> list[Append]:
         """Begin a new segment. Nothing is written meanwhile, so that a sealed segment never has an unsynced end."""
-        error: OSError | None = None
+        error: OSError | DataCorruption | None = None
         try:
             segment = self._roll(sealed, self.written_offset)
-        except OSError as caught:
+        except (OSError, DataCorruption) as caught:  # DataCorruption: something that is no file of ours is in the way
             error = caught
         with self.lock:
             self._rolling = False
@@ -239,16 +242,18 @@ class Journal(Settler):
                 done = self._write_pending()
             else:
                 pending, self._pending = self._pending, []
-                refuse = error.errno in NO_ROOM
-                done = self._refuse_pending(pending, error) if refuse else self._stop(error, unknown=pending)
+                if isinstance(error, OSError) and error.errno in NO_ROOM:
+                    done = self._refuse_pending(pending, error)
+                else:
+                    done = self._stop(error, unknown=pending)
             self._note_done(done)
         return done
 
     # -- completing
 
-    def _stop(self, error: OSError, *, unknown: list[Append]) -> list[Append]:
+    def _stop(self, error: OSError | DataCorruption, *, unknown: list[Append]) -> list[Append]:
         """The point of no return: what is on the disk is not known any more. A restart reads it back and goes on."""
-        cause = error.strerror or str(error)
+        cause = (isinstance(error, OSError) and error.strerror) or str(error)
         self.failure = StorageFailed(
             f"the disk failed under {self.what}: {cause}. Whether these records are stored is not known; "
             "no more are taken until a restart has read back what is",
@@ -307,14 +312,17 @@ class Journal(Settler):
             self._sync_wanted = self._sync_wanted or self._unsynced_since is not None
 
     def close(self) -> None:
-        """Write and sync what there is, and take no more. Raises `StorageFailed` or `StorageFull` if that failed."""
+        """Write and sync what there is, and take no more. Raises `StorageFailed` if that failed."""
         with self.lock:
             if self._closed:
                 return
             self._closed = True
         self.write()
         self.sync()
-        if self._pending:
+        while self._pending or self._unsynced_records:  # a roll was due first
+            if self.failure is not None:
+                break
+            self.write()
             self.sync()
         if self.failure is not None:
             raise self.failure
@@ -345,7 +353,10 @@ def _attempt(call: Callable[[], None]) -> OSError | None:
 def _call_back(done: list[Append]) -> None:
     for append in done:
         if append.callback is not None:
-            append.callback(append)
+            try:
+                append.callback(append)
+            except Exception:  # a caller's mistake: the others still wait for their answer
+                log.exception("callback_failed")
 
 
 def _nothing(append: Append) -> None:

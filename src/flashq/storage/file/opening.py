@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 import time
 import uuid
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from flashq.errors import DataCorruption
+from flashq.errors import DataCorruption, InvalidParameter
 from flashq.logging import get_logger
 from flashq.storage.file.disk import Disk, OpenFile, refused
 from flashq.storage.file.flush import Flusher
@@ -51,8 +52,14 @@ class Recovered:
 
 def open_topic(directory: str, *, disk: Disk, flusher: Flusher, epoch: int, recovered: Recovered) -> FileTopicLog:
     """The topic in this directory. Raises `DataCorruption` when there is nothing that can be read."""
-    about = _read_topic_file(disk, os.path.join(directory, TOPIC_FILE))
     partition = os.path.join(directory, PARTITION)
+    for path in (directory, partition):
+        _check_directory(path)
+    about = _read_topic_file(disk, os.path.join(directory, TOPIC_FILE))
+    if file_name(about.name) != os.path.basename(directory):
+        raise DataCorruption(f"{directory} is not where topic {about.name} belongs", path=directory)
+    for path in (directory, partition):
+        disk.sync_directory(path)  # a kill may have come between a file and its durable name
     bases = sorted(int(match[1]) for name in _entries(partition) if (match := _SEGMENT_NAME.fullmatch(name)))
     if not bases:
         raise DataCorruption(f"topic {about.name} has no segments in {partition}", topic=about.name, path=partition)
@@ -62,11 +69,15 @@ def open_topic(directory: str, *, disk: Disk, flusher: Flusher, epoch: int, reco
     damage = None
     if found.verdict == "damage":
         damage = corruption(about.name, path, Broken(found.end, found.next_offset, found.why, cut=False))
+    active = Segment.recovered(disk, path, bases[-1], file, found)
+    if sealed and not found.frames:
+        with contextlib.suppress(Broken, OSError):
+            active.max_timestamp_ms = sealed[-1].latest_timestamp(about.epoch_at)  # so that time does not go back
     return FileTopicLog(
         directory,
         about,
         sealed,
-        Segment.recovered(disk, path, bases[-1], file, found),
+        active,
         found.next_offset,
         disk=disk,
         flusher=flusher,
@@ -107,7 +118,10 @@ def delete_topic(topics_dir: str, directory: str, *, disk: Disk) -> None:
     aside = os.path.join(topics_dir, DELETED_PREFIX + uuid.uuid4().hex)
     disk.rename(directory, aside)
     disk.sync_directory(topics_dir)
-    remove_tree(disk, aside)
+    try:
+        remove_tree(disk, aside)
+    except OSError as error:  # the topic is gone all the same; the next start tries again
+        log.warning("removal_failed", path=aside, why=str(error))
 
 
 def recover_file(
@@ -170,9 +184,15 @@ def clean_temporaries(disk: Disk, directory: str, is_temporary: Callable[[str], 
                     disk.unlink(path)
 
 
+def _check_directory(path: str) -> None:
+    about = os.lstat(path)
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid():
+        raise refused(path, "it is not a directory of this user")
+
+
 def _sealed_segment(disk: Disk, path: str, base_offset: int) -> Segment:
     about = os.lstat(path)
-    if about.st_uid != os.geteuid() or not os.path.isfile(path) or os.path.islink(path):
+    if not stat.S_ISREG(about.st_mode) or about.st_uid != os.geteuid():
         raise refused(path, "it is not a regular file of this user")
     return Segment(disk, path, base_offset, about.st_size)
 
@@ -181,7 +201,8 @@ def _read_topic_file(disk: Disk, path: str) -> TopicFile:
     try:
         file = disk.open(path)
         about = msgspec.json.decode(disk.read(file, _MAX_TOPIC_FILE_BYTES, 0), type=TopicFile)
-    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+        about.config()
+    except (OSError, msgspec.MsgspecError, RecursionError, InvalidParameter) as error:
         raise DataCorruption(f"{path} cannot be read: {error}. Nothing was changed", path=path) from error
     if not about.epochs:
         raise DataCorruption(f"{path} names no epoch. Nothing was changed", path=path)

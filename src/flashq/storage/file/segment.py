@@ -14,6 +14,7 @@ from itertools import islice
 from operator import attrgetter
 
 from flashq.batch import Batch
+from flashq.errors import DataCorruption
 from flashq.storage.file import index as index_file
 from flashq.storage.file.disk import Disk, OpenFile
 from flashq.storage.file.index import SparseIndex
@@ -124,7 +125,7 @@ class Segment:
         assert self._index is not None
         assert self.max_timestamp_ms is not None
         # Not synced, and a failure does not matter: an index that did not survive is built again.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, DataCorruption):
             file = self.disk.open(self._index_path, create=True, write=True)
             self.disk.truncate(file, 0)
             self.disk.write(file, self._index.encode(self.size, next_offset, self.max_timestamp_ms), 0)
@@ -193,17 +194,18 @@ class Segment:
         return None
 
     def index(self, epoch_at: EpochAt) -> SparseIndex:
-        """The index: held, loaded, or built again from the frames. Raises `Broken` if those are not all good."""
+        """The index: held, loaded, or built again from the frames. Raises `Broken` if not even the first is good."""
         index = self._index  # another thread may drop it at any time
         if index is None:
             index = self._index = self._load_index() or self._rebuild_index(epoch_at)
         return index
 
     def latest_timestamp(self, epoch_at: EpochAt) -> int:
-        """The time of its last record, Unix milliseconds; 0 if it holds none."""
+        """The time of its last record, Unix milliseconds; 0 if it holds none. Raises `Broken` if that is not known."""
         if self.max_timestamp_ms is None:
             self.index(epoch_at)
-        assert self.max_timestamp_ms is not None
+        if self.max_timestamp_ms is None:
+            raise Broken(0, self.base_offset, "some of its records are damaged", cut=False)
         return self.max_timestamp_ms
 
     def drop_index(self) -> None:
@@ -212,10 +214,10 @@ class Segment:
             self._index = None
 
     def remove(self) -> None:
-        """Delete the file, data first: an index without data is ignored."""
-        self.disk.unlink(self.path)
-        with contextlib.suppress(FileNotFoundError):
-            self.disk.unlink(self._index_path)
+        """Delete the file, data first: an index without data is ignored. Does nothing the second time."""
+        for path in (self.path, self._index_path):
+            with contextlib.suppress(FileNotFoundError):
+                self.disk.unlink(path)
 
     @property
     def _index_path(self) -> str:
@@ -224,9 +226,10 @@ class Segment:
     def _load_index(self) -> SparseIndex | None:
         try:
             file = self.disk.open(self._index_path)
-        except FileNotFoundError:
+            data = self.disk.read(file, self.disk.size(file), 0)
+        except (OSError, DataCorruption):
             return None
-        decoded = index_file.decode(self.disk.read(file, self.disk.size(file), 0), self.base_offset, self.size)
+        decoded = index_file.decode(data, self.base_offset, self.size)
         if decoded is None:
             return None
         index, _, self.max_timestamp_ms = decoded
@@ -234,5 +237,8 @@ class Segment:
 
     def _rebuild_index(self, epoch_at: EpochAt) -> SparseIndex:
         found = scan(self.disk, self.open(), self.base_offset, epoch_at)
-        self.max_timestamp_ms = found.max_timestamp_ms
+        if not found.frames:
+            raise Broken(0, self.base_offset, found.why or "the file is empty", cut=True)
+        if found.verdict == "clean":
+            self.max_timestamp_ms = found.max_timestamp_ms
         return found.index

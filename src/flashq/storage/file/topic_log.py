@@ -18,7 +18,7 @@ import msgspec
 from flashq.batch import Batch
 from flashq.errors import Closed, DataCorruption, OffsetOutOfRange
 from flashq.logging import get_logger
-from flashq.storage.file.disk import Disk
+from flashq.storage.file.disk import Disk, on_disk
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.journal import Journal
 from flashq.storage.file.recovery import Broken
@@ -88,7 +88,7 @@ class FileTopicLog(TopicLog):
         self._segments = (*sealed, active)  # replaced as a whole, so that readers need no lock
         self._indexes_held: deque[Segment] = deque(maxlen=_INDEXES_HELD)
         self._closed = False
-        self._saving = threading.Lock()
+        self._changing = threading.Lock()  # held while `_segments`, its files or topic.json change
         self.journal = Journal(
             f"topic {self.name}",
             active,
@@ -134,10 +134,11 @@ class FileTopicLog(TopicLog):
         return self.journal.append(batch, durable=durable)
 
     def read(self, from_offset: int, *, max_records: int | None = None, max_bytes: int | None = None) -> list[Batch]:
+        self._check_open()
         end = self.journal.readable
         found: list[Batch] = []
         at = from_offset
-        while at < end and (max_records is None or max_records > 0) and (max_bytes is None or max_bytes > 0):
+        while at < end and (max_records is None or max_records > 0):
             try:
                 batches = self._read_segment(at, end, max_records, max_bytes)
             except DataCorruption:
@@ -150,6 +151,8 @@ class FileTopicLog(TopicLog):
                 max_records -= batches[-1].next_offset - at
             at = batches[-1].next_offset
             found += batches
+            if max_bytes is not None and max_bytes <= 0:
+                break
         if not found:
             self._check_readable(from_offset)
         return found
@@ -166,11 +169,13 @@ class FileTopicLog(TopicLog):
         return self.high_water_mark
 
     def configure(self, config: TopicConfig) -> None:
-        with self._saving:
-            self._about.retention_ms = config.retention_ms
-            self._about.retention_bytes = config.retention_bytes
-            self._about.segment_bytes = config.segment_bytes
-            save(self._disk, self.directory, self._about)
+        with self._changing:
+            self._check_open()
+            self._save(
+                retention_ms=config.retention_ms,
+                retention_bytes=config.retention_bytes,
+                segment_bytes=config.segment_bytes,
+            )
             self.config = config
 
     def retain(self, now_ms: int) -> int:
@@ -179,22 +184,24 @@ class FileTopicLog(TopicLog):
         if self._closed or self.damage is not None or (keep_ms is None and keep_bytes is None):
             return 0
         active = self._segments[-1]
-        if keep_ms is not None and active.size and active.latest_timestamp(self._about.epoch_at) < now_ms - keep_ms:
+        if active.size and self._is_too_old(active, now_ms):
             self.journal.roll_now(active)
         freed = 0
         for segment in self._segments[:-1]:
-            too_old = keep_ms is not None and segment.latest_timestamp(self._about.epoch_at) < now_ms - keep_ms
             too_much = keep_bytes is not None and self.size_bytes - segment.size >= keep_bytes
-            if not (too_old or too_much):
+            if not (too_much or self._is_too_old(segment, now_ms)) or not self._remove_first(segment):
                 break
-            self._remove_first(segment)
             freed += segment.size
         return freed
 
     def close(self) -> None:
         """Write and sync everything; raises `StorageFailed` if the disk does not take it."""
-        self._closed = True
-        self.journal.close()
+        with self._changing:  # from here on the topic's files may be another's: deleted, and created again
+            self._closed = True
+        try:
+            self.journal.close()
+        finally:
+            self._segments[-1].file = None
 
     # -- reading
 
@@ -233,9 +240,7 @@ class FileTopicLog(TopicLog):
         if offset < self.log_start_offset:
             raise self._out_of_range(offset)
         if self.damage is not None:
-            raise self.damage
-        if self._closed:
-            raise Closed(f"topic {self.name} is closed")
+            raise self.damage.with_traceback(None)  # one error, raised often: it would collect its callers
 
     def _out_of_range(self, offset: int) -> OffsetOutOfRange:
         start = self.log_start_offset
@@ -260,23 +265,54 @@ class FileTopicLog(TopicLog):
     def _roll(self, sealed: Segment, next_offset: int) -> Segment:
         """A crash after the file is made and before its directory is synced leaves no file, or an empty last one."""
         active = Segment.create(self._disk, segment_path(os.path.dirname(sealed.path), next_offset), next_offset)
-        active.sync()
+        try:
+            active.sync()
+        except OSError:
+            active.remove()  # left there, the next start would take it for where the log goes on
+            raise
         sealed.seal(next_offset)
-        self._segments = (*self._segments, active)
+        with self._changing:
+            self._segments = (*self._segments, active)
         return active
 
-    def _remove_first(self, segment: Segment) -> None:
+    def _is_too_old(self, segment: Segment, now_ms: int) -> bool:
+        keep_ms = self.config.retention_ms
+        try:
+            return keep_ms is not None and segment.latest_timestamp(self._about.epoch_at) < now_ms - keep_ms
+        except Broken:
+            return False  # how late its damaged records are is not known
+
+    def _remove_first(self, segment: Segment) -> bool:
         """The directory is synced after each: were a later segment gone and an earlier one back, offsets had a hole."""
-        self._segments = self._segments[1:]
-        segment.remove()
-        self._disk.sync_directory(os.path.dirname(segment.path))
+        with self._changing:
+            if self._closed:
+                return False
+            self._segments = self._segments[1:]
+            try:
+                segment.remove()
+                self._disk.sync_directory(os.path.dirname(segment.path))
+            except OSError:
+                self._segments = (segment, *self._segments)
+                raise
+        return True
 
     def _epoch_for_append(self, offset: int) -> int:
-        if self._about.epochs[-1].epoch != self._epoch:
-            with self._saving:
-                self._about.epochs.append(EpochStart(self._epoch, offset))
-                save(self._disk, self.directory, self._about)
+        """An epoch that begins here, at the log's end, takes the place of those that never got a record."""
+        epochs = self._about.epochs
+        if epochs[-1].epoch != self._epoch:
+            begun = [start for start in epochs if start.offset < offset]
+            with self._changing, on_disk(f"records of topic {self.name}"):
+                self._save(epochs=[*begun, EpochStart(self._epoch, offset)])
         return self._epoch
+
+    def _save(self, **changes: object) -> None:
+        about = msgspec.structs.replace(self._about, **changes)
+        save(self._disk, self.directory, about)
+        self._about = about
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed(f"topic {self.name} is closed")
 
 
 def save(disk: Disk, directory: str, about: TopicFile) -> None:

@@ -23,7 +23,7 @@ class UnreadableTopicLog(TopicLog):
         self.damage = damage
 
     def _refuse(self) -> NoReturn:
-        raise self.damage
+        raise self.damage.with_traceback(None)
 
     def append(self, batch: Batch, *, durable: bool = False) -> Append:
         self._refuse()
@@ -50,10 +50,10 @@ class UnreadableGroup(ConsumerGroup):
         self.damage = damage
 
     def committed(self, log: TopicLog) -> CommittedOffset | None:
-        raise self.damage
+        raise self.damage.with_traceback(None)
 
     def commit(self, log: TopicLog, committed: CommittedOffset) -> Append:
-        raise self.damage
+        raise self.damage.with_traceback(None)
 
     def forget(self, log: TopicLog) -> None:
         pass
