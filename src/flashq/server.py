@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
 import signal
 import time
@@ -37,6 +38,7 @@ def run(settings: ServerSettings, token: str | None) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. Raises `FlashQError` or OSError if it cannot start."""
     _raise_descriptor_limit()
     flashq, opening = _open(settings)
+    _relax_collector()
     try:
         _run_loop(_serve(flashq, settings, token, opening))
     except BaseException:
@@ -148,6 +150,13 @@ def _log_failure(error: Exception) -> None:
 
 def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
+
+
+def _relax_collector() -> None:
+    """What is here now stays; requests leave no cycles behind, so look for some a hundred times less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(70_000, 10, 10)
 
 
 def _raise_descriptor_limit() -> None:

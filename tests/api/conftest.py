@@ -1,4 +1,4 @@
-"""One server for all tests of a module, once for each storage."""
+"""One server for each storage; tests keep apart by the names of their topics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.server.running import Process, serving
 
 
-@pytest.fixture(scope="module", params=["file", "memory"])
+@pytest.fixture(scope="session", params=["file", "memory"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     data_dir = tmp_path_factory.mktemp("served") / "data"
     with serving(data_dir, "--storage", request.param) as running:

@@ -150,7 +150,8 @@ REFUSED = [
     too_large("a key of 1025 bytes", "records[0].key", KIB, 1025, {"value": "v", "key": "é" * 512 + "x"}),
     too_large("a key of 513 characters", "records[0].key", KIB, 1026, {"value": "v", "key": "é" * 513}),
     too_large(
-        "the fourth key too large", "records[3].key", KIB, 1025, *[{"value": "v"}] * 3, {"value": "v", "key": "x" * 1025}
+        "the fourth key too large", "records[3].key", KIB, 1025,
+        *[{"value": "v"}] * 3, {"value": "v", "key": "x" * 1025},
     ),
     too_large(
         "a header value of 1025 bytes", "records[0].headers[h]", KIB, 1025,

@@ -181,6 +181,7 @@ def serving(
 ) -> Iterator[Process]:
     """A server that listens. Unless the test has ended it, it must stop on SIGTERM with 0; its log must be clean."""
     log = data_dir.with_name(f"{data_dir.name}-{time.monotonic_ns()}.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
     with flashq("--data-dir", str(data_dir), *arguments, log=log, environ=environ, command=command) as server:
         server.wait_until_listening()
         yield server

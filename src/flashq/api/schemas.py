@@ -14,7 +14,6 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from flashq.batch import Batch
 from flashq.errors import ValidationError
 from flashq.record import NO_HEADERS, Row
 
@@ -128,12 +127,12 @@ def to_record_out(
         )
 
 
-def posted_body(batch: Batch) -> bytes:
+def posted_body(first_offset: int, count: int, timestamp_ms: int) -> bytes:
     """The answer to a post: `{"offsets":[{"offset","timestamp"}]}`, one for each record, in order."""
-    if batch.count == 1:
-        return b'{"offsets":[{"offset":%d%b]}' % (batch.base_offset, _after_offset(batch.timestamp_ms))
-    after = _after_offset(batch.timestamp_ms)
-    offsets = [b'{"offset":%d%b' % (offset, after) for offset in range(batch.base_offset, batch.next_offset)]
+    after = _after_offset(timestamp_ms)
+    if count == 1:
+        return b'{"offsets":[{"offset":%d%b]}' % (first_offset, after)
+    offsets = [b'{"offset":%d%b' % (offset, after) for offset in range(first_offset, first_offset + count)]
     return b'{"offsets":[%b]}' % b",".join(offsets)
 
 
@@ -145,7 +144,12 @@ def _after_offset(timestamp_ms: int) -> bytes:
 @lru_cache(maxsize=1024)
 def iso_timestamp(timestamp_ms: int) -> str:
     """Unix milliseconds as ISO 8601 UTC: 2026-01-15T10:30:45.123Z."""
-    return (_EPOCH + timedelta(milliseconds=timestamp_ms)).strftime("%Y-%m-%dT%H:%M:%S.") + f"{timestamp_ms % 1000:03}Z"
+    return f"{_iso_seconds(timestamp_ms // 1000)}.{timestamp_ms % 1000:03}Z"
+
+
+@lru_cache(maxsize=64)
+def _iso_seconds(timestamp_s: int) -> str:
+    return (_EPOCH + timedelta(seconds=timestamp_s)).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _header_row(headers: dict[str, str], at: int) -> list[tuple[str, bytes]]:

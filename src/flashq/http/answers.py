@@ -7,7 +7,7 @@ from collections import deque
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
-from flashq.http.message import Deferred, Response, StreamSource
+from flashq.http.message import Deferred, Fields, Response, StreamSource
 
 if TYPE_CHECKING:
     from flashq.http.head import Head
@@ -34,13 +34,30 @@ def _start(status: int, content_type: bytes) -> bytes:
     return start + b"content-length: "
 
 
+# The same with all fields, for answers that differ in their body alone. Made when the first of its kind is encoded.
+_wholes: dict[tuple[int, bytes, Fields], bytes] = {}
+
+
+def _remember_whole(response: Response) -> None:
+    status, headers = response.status, response.headers
+    repeats = all(len(value) < 64 for _, value in headers)
+    if repeats and status not in (204, 304) and response.stream is None and len(_wholes) < _STARTS_MAX:
+        start = _start(status, response.content_type).removesuffix(b"content-length: ")
+        fields = b"".join([_field(name, value) for name, value in headers])
+        _wholes[status, response.content_type, headers] = b"%b%bcontent-length: " % (start, fields)
+
+
+def _field(name: bytes, value: bytes) -> bytes:
+    if b"\r" in value or b"\n" in value:
+        raise ValueError("a header value must not hold a line end")
+    return b"%b: %b\r\n" % (name, value)
+
+
 def encode_whole(response: Response) -> bytes:
     """Head and body of an answer on a connection that stays open by default (HTTP/1.1)."""
-    status = response.status
-    content_type = response.content_type
     body = response.body
-    start = _starts.get((status, content_type)) or _start(status, content_type)
-    if response.headers or status == 204 or status == 304:
+    start = _wholes.get((response.status, response.content_type, response.headers))
+    if start is None:
         return encode_head(response, b"", False) + body
     return b"%b%d\r\n\r\n%b" % (start, len(body), body)
 
@@ -51,6 +68,7 @@ def encode_head(response: Response, connection: bytes, chunked: bool) -> bytes:
     204 and 304 have no length, a stream is chunked or ends with the connection.
     """
     status = response.status
+    _remember_whole(response)
     lines = [(_starts.get((status, response.content_type)) or _start(status, response.content_type))[:-16]]
     if chunked:
         lines.append(b"transfer-encoding: chunked\r\n")
@@ -58,10 +76,7 @@ def encode_head(response: Response, connection: bytes, chunked: bool) -> bytes:
         lines.append(b"content-length: %d\r\n" % len(response.body))
     if connection:
         lines.append(b"connection: %b\r\n" % connection)
-    for name, value in response.headers:
-        if b"\r" in value or b"\n" in value:
-            raise ValueError("a header value must not hold a line end")
-        lines.append(b"%b: %b\r\n" % (name, value))
+    lines += [_field(name, value) for name, value in response.headers]
     lines.append(b"\r\n")
     return b"".join(lines)
 

@@ -9,6 +9,7 @@ Whatever the pieces bytes arrive in, the outcome is the same.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,11 @@ import httptools
 CHUNKED = -1
 END = b"\r\n\r\n"
 REMEMBERED_BYTES = 2048  # heads up to this size are worth remembering
+# Part of what llhttp and the checks below let through: fields mean the same after any such line.
+_ORDINARY_LINE = re.compile(
+    rb"(GET|POST|PUT|DELETE|HEAD) (/|/[\w.~!$&'()*+,;=:@%-][\w.~!$&'()*+,;=:@%/-]*)"
+    rb"(?:\?([\w.~!$&'()*+,;=:@%/?-]*))? HTTP/1\.1\r\n"
+)
 _LINE_REST = len(b"  HTTP/1.1\r\n")
 
 
@@ -104,6 +110,25 @@ class Head:
         self.expects_continue = is_http11 and b"expect" in fields and self.length != 0
         self.plain = is_http11 and self.keep_alive and method != "HEAD" and not self.expects_continue
         self.memo: Any = None
+
+    def with_line(self, line: bytes) -> Head | None:
+        """The head that has these fields after another request line; None for a line that is anything but ordinary."""
+        match = _ORDINARY_LINE.fullmatch(line)
+        if match is None or not self.is_http11:
+            return None
+        head = Head.__new__(Head)
+        head.method = method = match[1].decode("ascii")
+        head.path = match[2].decode("ascii")
+        head.query = (match[3] or b"").decode("ascii")
+        head.headers = self.headers
+        head.fields = self.fields
+        head.is_http11 = True
+        head.keep_alive = self.keep_alive
+        head.length = self.length
+        head.expects_continue = self.expects_continue
+        head.plain = self.keep_alive and method != "HEAD" and not self.expects_continue
+        head.memo = None
+        return head
 
 
 def _keeps_alive(fields: dict[bytes, bytes], is_http11: bool) -> bool:

@@ -66,8 +66,11 @@ class HttpServer:
         self.room = Room(self.limits.max_in_flight_bytes)
         self.addresses: list[tuple[str, int]] = []  # where we listen: (host, port) each
         self.connections: set[Connection] = set()
+        # Up to this size a head can break no limit but the number of fields.
+        self._plain_head_bytes = min(REMEMBERED_BYTES, self.limits.max_request_line_bytes, self.limits.max_head_bytes)
         # Clients repeat their heads byte for byte: what one means is worked out once. Cleared when full.
         self.heads: dict[bytes, Head] = {}
+        self._heads_by_fields: dict[bytes, Head] = {}  # by all that follows the request line
         self._on_error = on_error
         self._refused: set[Connection] = set()
         self._servers: list[asyncio.Server] = []
@@ -183,11 +186,20 @@ class HttpServer:
 
     def read_head(self, raw: bytes) -> Head | None:
         """A whole head that is not remembered yet; None if anything is special about it."""
-        if not 4 <= len(raw) <= REMEMBERED_BYTES or len(raw) > self.limits.max_request_line_bytes:
+        if not 4 <= len(raw) <= self._plain_head_bytes:
             return None
-        head = HeadParser(self.limits).read_whole(raw)
-        if head is not None:
-            self.remember(raw, head)
+        line = raw.find(b"\n") + 1
+        fields = raw[line:]
+        known = self._heads_by_fields.get(fields)
+        head = known.with_line(raw[:line]) if known is not None else None
+        if head is None:
+            head = HeadParser(self.limits).read_whole(raw)
+            if head is None:
+                return None
+            if len(self._heads_by_fields) >= _REMEMBERED_HEADS:
+                self._heads_by_fields.clear()
+            self._heads_by_fields[fields] = head
+        self.remember(raw, head)
         return head
 
     def remember(self, raw: bytes, head: Head) -> None:

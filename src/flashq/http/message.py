@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | None
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
+Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 JSON = b"application/json"
 
@@ -29,19 +30,16 @@ class Peer:
         self.scheme = scheme
 
 
-class Request:
+class Request(msgspec.Struct, eq=False):
     """One request with its whole body.
 
     `head` is shared by all requests whose heads are equal byte for byte, so what follows from the head alone
     (a route, a verdict on `Host`) may be remembered in `head.memo`.
     """
 
-    __slots__ = ("_peer", "body", "head")
-
-    def __init__(self, head: Head, body: bytes, peer: Peer) -> None:
-        self.head = head
-        self.body = body
-        self._peer = peer
+    head: Head
+    body: bytes
+    _peer: Peer
 
     @property
     def method(self) -> str:
@@ -109,30 +107,20 @@ class StreamSource:
         """Let go of everything held."""
 
 
-class Response:
+class Response(msgspec.Struct, eq=False):
     """A whole answer, or the head of a streamed one if `stream` is given (then `body` is not used).
 
     The protocol adds content-length or transfer-encoding, and connection; `headers` must hold none of these.
     """
 
-    __slots__ = ("body", "content_type", "headers", "status", "stream")
-
-    def __init__(
-        self,
-        status: int,
-        body: bytes = b"",
-        content_type: bytes = JSON,
-        headers: Headers = (),
-        stream: StreamSource | None = None,
-    ) -> None:
-        self.status = status
-        self.body = body
-        self.content_type = content_type
-        self.headers = headers
-        self.stream = stream
+    status: int
+    body: bytes = b""
+    content_type: bytes = JSON
+    headers: Fields = ()
+    stream: StreamSource | None = None
 
 
-class Deferred:
+class Deferred(msgspec.Struct, eq=False):
     """An answer that comes later. The handler returns it; someone calls `send` once, on the loop's thread.
 
     `on_abandon` is called if the client goes away before the answer was sent: nobody waits any more.
@@ -141,18 +129,13 @@ class Deferred:
     Each hook is called at most once and never after `send`.
     """
 
-    __slots__ = ("_abandoned", "_head", "_ready", "charge", "on_abandon", "on_drain", "response")
-
-    def __init__(
-        self, on_abandon: Callable[[], None] | None = None, on_drain: Callable[[], None] | None = None
-    ) -> None:
-        self.on_abandon = on_abandon
-        self.on_drain = on_drain
-        self.response: Response | None = None
-        self.charge = 0
-        self._abandoned = False
-        self._head: Head | None = None
-        self._ready: Callable[[Deferred], None] | None = None
+    on_abandon: Callable[[], None] | None = None
+    on_drain: Callable[[], None] | None = None
+    response: Response | None = None
+    charge: int = 0
+    _abandoned: bool = False
+    _head: Head | None = None
+    _ready: Callable[[Deferred], None] | None = None
 
     @property
     def abandoned(self) -> bool:

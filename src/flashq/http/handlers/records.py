@@ -22,13 +22,14 @@ from flashq.api.schemas import (
     to_record_out,
     to_rows,
 )
-from flashq.batch import encode
+from flashq.batch import Batch
 from flashq.broker.flashq import FlashQ, check_name
+from flashq.broker.tick import Tick
 from flashq.errors import FlashQError, StorageFailed
 from flashq.http.message import Deferred, Request, Response
 from flashq.http.router import error_response
 from flashq.record import Row
-from flashq.storage.interface import Append, TopicLog
+from flashq.storage.interface import TopicLog
 
 _POLL_PARAMETERS = frozenset({"from_offset", "max_records", "max_bytes", "timeout_ms", "include_headers"})
 
@@ -40,6 +41,7 @@ class RecordHandlers:
         self._flashq = flashq
         self._loop = loop
         self._executor = executor
+        self._tick = Tick(loop.call_soon, flashq.clock_ms)
         self._creating: dict[str, list[tuple[Deferred, Request, list[Row]]]] = {}  # posts to topics being made
         self._durability = {
             kind: ((b"x-flashq-durability", kind.encode()),) for kind in ("fsynced", "written", "memory", "replicated")
@@ -53,20 +55,20 @@ class RecordHandlers:
         log = self._flashq.backend.topics.get(topic)
         if log is None or topic in self._creating:
             return self._post_to_new_topic(request, topic, rows)
-        return self._append(request, log, rows)
-
-    def _append(self, request: Request, log: TopicLog, rows: list[Row]) -> Response | Deferred:
-        append = log.append(encode(rows, self._flashq.clock_ms()))
-        if append.done:
-            return self._posted(append, log, request)
         deferred = Deferred()
-        append.add_done_callback(lambda done: deferred.send(self._posted(done, log, request)))
+        self._store(deferred, request, log, rows)
         return deferred
 
-    def _posted(self, append: Append, log: TopicLog, request: Request) -> Response:
-        if append.error is not None:
-            return error_response(append.error, request)
-        return Response(200, posted_body(append.batch), headers=self._durability[log.durability])
+    def _store(self, deferred: Deferred, request: Request, log: TopicLog, rows: list[Row]) -> None:
+        def posted(batch: Batch | None, offset: int, error: FlashQError | None) -> None:
+            if batch is None or error is not None:
+                assert error is not None
+                deferred.send(error_response(error, request))
+            else:
+                body = posted_body(offset, len(rows), batch.timestamp_ms)
+                deferred.send(Response(200, body, headers=self._durability[log.durability]))
+
+        self._tick.post(log, rows, len(request.body), posted)
 
     def _post_to_new_topic(self, request: Request, topic: str, rows: list[Row]) -> Deferred:
         """Create the topic off the loop, then post. Posts that come meanwhile follow in the order they came."""
@@ -82,13 +84,9 @@ class RecordHandlers:
     def _created(self, topic: str, creation: Future[TopicLog]) -> None:
         for deferred, request, rows in self._creating[topic]:  # grows if an answer lets in the next post of a client
             try:
-                answer = self._append(request, _outcome_of(creation), rows)
+                self._store(deferred, request, _outcome_of(creation), rows)
             except FlashQError as error:
-                answer = error_response(error, request)
-            if isinstance(answer, Response):
-                deferred.send(answer)
-            else:
-                _forward(answer, deferred)
+                deferred.send(error_response(error, request))
         del self._creating[topic]
 
     # -- poll
@@ -200,6 +198,8 @@ def _not_json(error: Exception) -> RequestError:
 
 def _check_content_type(request: Request) -> None:
     given = request.header(b"content-type")
+    if given == b"application/json":
+        return
     if given is None or given.split(b";", 1)[0].strip().lower() != b"application/json":
         raise RequestError("unsupported_media_type", "a post needs Content-Type: application/json")
 
@@ -211,11 +211,3 @@ def _outcome_of(creation: Future[TopicLog]) -> TopicLog:
         if isinstance(error, FlashQError):
             raise
         raise StorageFailed(f"the topic cannot be created: {error.strerror or error}. Nothing was stored") from error
-
-
-def _forward(answer: Deferred, to: Deferred) -> None:
-    """Send what `answer` gets to the one the client waits for."""
-    if answer.response is not None:
-        to.send(answer.response)
-    else:
-        answer.attach(None, lambda done: to.send(done.response))  # type: ignore[arg-type]

@@ -87,6 +87,8 @@ class Journal(Settler):
         self.write()
         while not append.done:
             self.sync()
+            if not append.done:
+                self.write()  # the thread that was writing it has been interrupted
 
     def notify(self, append: Append, callback: Callable[[Append], None]) -> None:
         with self.lock:
@@ -122,6 +124,9 @@ class Journal(Settler):
             self.segment.append([append.batch for append in pending])
         except OSError as error:
             return self._write_failed(pending, error)
+        except BaseException:  # an interrupt: nothing has been accounted for, so the next write puts them in the same place
+            self._pending = pending
+            raise
         return self._written(pending)
 
     def _written(self, written: list[Append]) -> list[Append]:
@@ -189,7 +194,14 @@ class Journal(Settler):
                 before = self.readable
             error: OSError | None = None
             if self.failure is None and (records or rolling or segment.new_entry):
-                error = _attempt(segment.sync)
+                try:
+                    segment.sync()
+                except OSError as caught:
+                    error = caught
+                except BaseException:  # an interrupt: whoever else waits for these syncs them
+                    with self.lock:
+                        self._unsynced, self._sync_wanted = waiting + self._unsynced, True
+                    raise
             with self.lock:
                 if self.failure is not None:  # a write failed meanwhile
                     done = _fail(waiting, self.failure)
@@ -296,15 +308,20 @@ class Journal(Settler):
 
     def work(self) -> None:
         """Write and sync until nothing is asked for."""
-        while True:
-            self.write()
-            if self._sync_wanted:
-                self.sync()
-            with self.lock:
-                idle = not self._sync_wanted and (self._rolling or not self._pending)
-                if idle or self.failure is not None:
-                    self._has_worker = False
-                    return
+        try:
+            while True:
+                self.write()
+                if self._sync_wanted:
+                    self.sync()
+                with self.lock:
+                    idle = not self._sync_wanted and (self._rolling or not self._pending)
+                    if idle or self.failure is not None:
+                        self._has_worker = False
+                        return
+        except BaseException:
+            self.release_worker()  # the next write finds another thread
+            log.exception("worker_failed", what=self.what)
+            raise
 
     def due(self) -> None:
         """The sync interval has passed for the first write not yet synced."""
@@ -324,6 +341,7 @@ class Journal(Settler):
                 break
             self.write()
             self.sync()
+        self.segment.file = None
         if self.failure is not None:
             raise self.failure
 
@@ -340,14 +358,6 @@ def _refusal(failure: StorageFailed) -> StorageFailed:
         outcome="not_applied",
         **failure.details,
     )
-
-
-def _attempt(call: Callable[[], None]) -> OSError | None:
-    try:
-        call()
-    except OSError as error:
-        return error
-    return None
 
 
 def _call_back(done: list[Append]) -> None:

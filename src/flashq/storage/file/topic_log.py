@@ -198,10 +198,7 @@ class FileTopicLog(TopicLog):
         """Write and sync everything; raises `StorageFailed` if the disk does not take it."""
         with self._changing:  # from here on the topic's files may be another's: deleted, and created again
             self._closed = True
-        try:
-            self.journal.close()
-        finally:
-            self._segments[-1].file = None
+        self.journal.close()
 
     # -- reading
 

@@ -1,0 +1,79 @@
+"""Posts of one event-loop tick, stored together: one batch, one append, one answer to all of them.
+
+A post stays whole and contiguous, and offsets follow the order of arrival; what the posts of a tick share is the
+batch's header, checksum and timestamp, the cost of encoding them and, in the journal, their place in the queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flashq.batch import Batch, encode
+from flashq.errors import FlashQError
+from flashq.record import Row
+from flashq.storage.backend import Deliver
+from flashq.storage.interface import Append, TopicLog
+
+MAX_SHARED_RECORDS = 1000
+MAX_SHARED_BYTES = 256 * 1024
+"""Of posts in one batch. A larger post has a batch of its own: sharing saves it nothing."""
+
+Posted = Callable[["Batch | None", int, "FlashQError | None"], None]
+"""Called once with the batch that holds the post and the offset of its first record, or with what refused it."""
+
+
+class _Shared:
+    """Posts to one log that wait for the end of the tick."""
+
+    __slots__ = ("log", "posts", "rows", "size")
+
+    def __init__(self, log: TopicLog) -> None:
+        self.log = log
+        self.rows: list[Row] = []
+        self.posts: list[tuple[int, Posted]] = []  # index of its first row, whom to tell
+        self.size = 0
+
+
+class Tick:
+    """Collects posts until the loop has read all there is to read. Used from the loop's thread only."""
+
+    def __init__(self, call_soon: Deliver, clock_ms: Callable[[], int]) -> None:
+        self._call_soon = call_soon
+        self._clock_ms = clock_ms
+        self._open: dict[TopicLog, _Shared] = {}
+
+    def post(self, log: TopicLog, rows: list[Row], size: int, posted: Posted) -> None:
+        """Store `rows` (of about `size` bytes) in this tick; `posted` is called when the log's promise holds."""
+        shared = self._open.get(log)
+        if shared is None:
+            if not self._open:
+                self._call_soon(self.end)
+            shared = self._open[log] = _Shared(log)
+        elif len(shared.rows) + len(rows) > MAX_SHARED_RECORDS or shared.size + size > MAX_SHARED_BYTES:
+            self._append(shared)
+            shared = self._open[log] = _Shared(log)
+        shared.posts.append((len(shared.rows), posted))
+        shared.rows += rows
+        shared.size += size
+
+    def end(self) -> None:
+        """Append what has been collected."""
+        collected, self._open = self._open, {}
+        for shared in collected.values():
+            self._append(shared)
+
+    def _append(self, shared: _Shared) -> None:
+        posts = shared.posts
+
+        def done(append: Append) -> None:
+            batch, error = append.batch, append.error
+            for first, posted in posts:
+                posted(batch, batch.base_offset + first, error)
+
+        try:
+            append = shared.log.append(encode(shared.rows, self._clock_ms()))
+        except FlashQError as error:
+            for _, posted in posts:
+                posted(None, -1, error)
+        else:
+            append.add_done_callback(done)

@@ -1,0 +1,112 @@
+"""Posts to a topic that is being created: in the order they came, whenever the creation ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any
+
+from flashq.broker.flashq import FlashQ
+from flashq.errors import StorageFull
+from flashq.http.handlers.records import RecordHandlers
+from flashq.http.head import Head
+from flashq.http.message import Deferred, Peer, Request, Response
+from flashq.storage.memory import InMemoryBackend
+
+
+class OneStepAtATime(Executor):
+    """Runs what it was given when told to, and tells whoever waits for it only later, as a thread may."""
+
+    def __init__(self) -> None:
+        self._work: Callable[[], Any] = lambda: None
+        self._future: Future[Any] = Future()
+
+    def submit(self, work: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
+        self._work = lambda: work(*arguments, **options)
+        self._future = Future()
+        return self._future
+
+    def work(self) -> Any:
+        return self._work()
+
+    def tell(self, result: Any) -> None:
+        if isinstance(result, BaseException):
+            self._future.set_exception(result)
+        else:
+            self._future.set_result(result)
+
+
+def post_of(value: str) -> Request:
+    fields = {b"host": b"localhost", b"content-type": b"application/json"}
+    head = Head("POST", "/topics/t/records", list(fields.items()), fields, True)
+    return Request(head, json.dumps({"records": [{"value": value}]}).encode(), Peer(None, "http"))
+
+
+async def turns_of_the_loop() -> None:
+    """The creation is told in one turn, the posts are stored at the end of the next, and answered in a third."""
+    for _ in range(4):
+        await asyncio.sleep(0)
+
+
+def offset_in(answer: Response | Deferred) -> int:
+    response = answer.response if isinstance(answer, Deferred) else answer
+    assert response is not None
+    assert response.status == 200
+    offset: int = json.loads(response.body)["offsets"][0]["offset"]
+    return offset
+
+
+def test_a_post_that_comes_after_the_topic_is_there_and_before_that_is_known_follows_those_that_wait() -> None:
+    async def scenario() -> None:
+        executor = OneStepAtATime()
+        handlers = RecordHandlers(FlashQ(), asyncio.get_running_loop(), executor)
+        answers = [handlers.post(post_of("0"), "t"), handlers.post(post_of("1"), "t")]
+        log = executor.work()
+        answers.append(handlers.post(post_of("2"), "t"))
+        executor.tell(log)
+        answers.append(handlers.post(post_of("3"), "t"))
+        await asyncio.sleep(0)
+        answers.append(handlers.post(post_of("4"), "t"))
+        await turns_of_the_loop()
+        assert [offset_in(answer) for answer in answers] == [0, 1, 2, 3, 4]
+
+    asyncio.run(scenario())
+
+
+def test_a_post_let_in_by_the_first_answer_follows_those_that_wait() -> None:
+    async def scenario() -> None:
+        executor = OneStepAtATime()
+        handlers = RecordHandlers(FlashQ(), asyncio.get_running_loop(), executor)
+        answers = [handlers.post(post_of("0"), "t"), handlers.post(post_of("1"), "t")]
+        first = answers[0]
+        assert isinstance(first, Deferred)
+        first.attach(None, lambda _: answers.append(handlers.post(post_of("2"), "t")))
+        executor.tell(executor.work())
+        await turns_of_the_loop()
+        assert [offset_in(answer) for answer in answers] == [0, 1, 2]
+
+    asyncio.run(scenario())
+
+
+def test_posts_to_a_topic_that_cannot_be_created_are_refused_and_the_next_one_tries_again() -> None:
+    async def scenario() -> None:
+        executor = OneStepAtATime()
+        flashq = FlashQ(InMemoryBackend())
+        handlers = RecordHandlers(flashq, asyncio.get_running_loop(), executor)
+        answers = [handlers.post(post_of("0"), "t"), handlers.post(post_of("1"), "t")]
+        executor.tell(StorageFull("no room"))
+        await asyncio.sleep(0)
+        for answer in answers:
+            assert isinstance(answer, Deferred)
+            assert answer.response is not None
+            assert answer.response.status == 507
+            assert json.loads(answer.response.body)["details"]["outcome"] == "not_applied"
+        assert flashq.topics() == []
+        again = handlers.post(post_of("2"), "t")
+        executor.tell(executor.work())
+        await turns_of_the_loop()
+        assert offset_in(again) == 0
+
+    asyncio.run(scenario())

@@ -1,0 +1,108 @@
+"""Posts of one event-loop tick share a batch; each keeps its offsets, its order and its own answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from flashq.batch import Batch
+from flashq.broker.tick import MAX_SHARED_BYTES, MAX_SHARED_RECORDS, Tick
+from flashq.errors import FlashQError, StorageFull
+from flashq.record import Row
+from flashq.storage.interface import Append, TopicConfig
+from flashq.storage.memory import InMemoryTopicLog
+
+Answer = tuple[int, FlashQError | None]
+
+
+class Loop:
+    """Calls later what it was asked to call soon."""
+
+    def __init__(self) -> None:
+        self.soon: list[Callable[[], None]] = []
+
+    def turn(self) -> None:
+        soon, self.soon = self.soon, []
+        for call in soon:
+            call()
+
+
+class FullLog(InMemoryTopicLog):
+    def append(self, batch: Batch, *, durable: bool = False) -> Append:
+        raise StorageFull("no room")
+
+
+@pytest.fixture
+def loop() -> Loop:
+    return Loop()
+
+
+@pytest.fixture
+def tick(loop: Loop) -> Tick:
+    return Tick(lambda call: loop.soon.append(call), lambda: 1)
+
+
+def log_named(name: str) -> InMemoryTopicLog:
+    return InMemoryTopicLog(name, TopicConfig())
+
+
+def rows(*values: bytes) -> list[Row]:
+    return [(None, value, []) for value in values]
+
+
+def into(answers: list[Answer]) -> Callable[[Batch | None, int, FlashQError | None], None]:
+    return lambda batch, offset, error: answers.append((offset, error))
+
+
+def test_posts_of_a_tick_share_a_batch_and_keep_their_order(loop: Loop, tick: Tick) -> None:
+    log, answers = log_named("news"), list[Answer]()
+    tick.post(log, rows(b"a", b"b"), 10, into(answers))
+    tick.post(log, rows(b"c"), 10, into(answers))
+    assert log.next_offset == 0
+    loop.turn()
+    assert answers == [(0, None), (2, None)]
+    assert [(batch.base_offset, batch.count) for batch in log.read(0)] == [(0, 3)]
+
+
+def test_posts_of_another_tick_are_another_batch(loop: Loop, tick: Tick) -> None:
+    log, answers = log_named("news"), list[Answer]()
+    for _ in range(2):
+        tick.post(log, rows(b"a"), 10, into(answers))
+        loop.turn()
+    assert answers == [(0, None), (1, None)]
+    assert len(log.read(0)) == 2
+
+
+def test_topics_do_not_share(loop: Loop, tick: Tick) -> None:
+    logs, answers = [log_named("a"), log_named("b")], list[Answer]()
+    for log in (*logs, *logs):
+        tick.post(log, rows(b"x"), 10, into(answers))
+    assert len(loop.soon) == 1
+    loop.turn()
+    assert [log.next_offset for log in logs] == [2, 2]
+    assert sorted(offset for offset, _ in answers) == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("count", "size"), [(MAX_SHARED_RECORDS, 10), (1, MAX_SHARED_BYTES)], ids=["many records", "many bytes"]
+)
+def test_a_large_post_has_a_batch_of_its_own_in_its_place(loop: Loop, tick: Tick, count: int, size: int) -> None:
+    log, answers = log_named("news"), list[Answer]()
+    tick.post(log, rows(b"before"), 10, into(answers))
+    tick.post(log, rows(*[b"x"] * count), size, into(answers))
+    tick.post(log, rows(b"after"), 10, into(answers))
+    loop.turn()
+    assert answers == [(0, None), (1, None), (count + 1, None)]
+    assert [batch.count for batch in log.read(0)] == [1, count, 1]
+
+
+def test_a_refusal_reaches_everyone_who_shared_and_nobody_else(loop: Loop, tick: Tick) -> None:
+    full, good = FullLog("full", TopicConfig()), log_named("good")
+    refused, stored = list[Answer](), list[Answer]()
+    tick.post(full, rows(b"a"), 10, into(refused))
+    tick.post(good, rows(b"b"), 10, into(stored))
+    tick.post(full, rows(b"c"), 10, into(refused))
+    loop.turn()
+    assert [type(error) for _, error in refused] == [StorageFull, StorageFull]
+    assert stored == [(0, None)]
