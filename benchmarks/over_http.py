@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import os
 import re
 import shutil
 import subprocess
@@ -69,7 +68,7 @@ def limit_server() -> Iterator[str]:
 def flashq_server(mode: str, *arguments: str, data_dir: str | None = None) -> Iterator[str]:
     """A FlashQ of its own: `mode` is memory or a sync mode. Yields its URL."""
     port = free_port()
-    with tempfile.TemporaryDirectory(dir=os.environ.get("FLASHQ_BENCH_DIR")) as temporary:
+    with tempfile.TemporaryDirectory() as temporary:
         directory = data_dir or temporary
         storage = ["--storage", "memory"] if mode == "memory" else ["--data-dir", directory, "--sync-mode", mode]
         flags = ["--port", str(port), "--log-level", "warning", *storage, *arguments]

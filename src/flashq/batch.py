@@ -32,7 +32,7 @@ from typing import TypeVar
 import msgspec
 from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
-from aiokafka.record.util import calc_crc32c
+from crc32c import crc32c
 
 from flashq.errors import ValidationError
 from flashq.record import Row
@@ -83,7 +83,7 @@ class Batch(msgspec.Struct, gc=False, eq=False):  # gc=False: it holds no contai
         if self.timestamp_ms < not_before_ms:
             self.timestamp_ms = not_before_ms
             _TIMESTAMPS.pack_into(frame, _TIMESTAMPS_AT, not_before_ms, not_before_ms)
-            _CRC.pack_into(frame, _CRC_AT, calc_crc32c(bytes(memoryview(frame)[_ATTRIBUTES_AT:])))
+            _CRC.pack_into(frame, _CRC_AT, crc32c(memoryview(frame)[_ATTRIBUTES_AT:]))
         self.base_offset = base_offset
         _NUMBERING.pack_into(frame, 0, len(frame) - PREFIX.size, base_offset, epoch)
 
@@ -148,7 +148,7 @@ def check(frame: bytes | bytearray | memoryview, base_offset: int | None, epoch:
         raise BadFrame(f"states offset {offset} where {base_offset} must be")
     if magic != MAGIC:
         raise BadFrame(f"magic is {magic}, not {MAGIC}")
-    if calc_crc32c(bytes(frame[_ATTRIBUTES_AT:])) != crc:
+    if crc32c(memoryview(frame)[_ATTRIBUTES_AT:]) != crc:
         raise BadFrame("the CRC-32C does not match")
     if stated_epoch != epoch(offset):
         raise BadFrame(f"states epoch {stated_epoch}; offset {offset} was written in epoch {epoch(offset)}")
@@ -162,7 +162,7 @@ def records_match_crc(frame: bytes | memoryview) -> bool:
     if len(frame) < HEADER.size:
         return False
     crc: int = _CRC.unpack_from(frame, _CRC_AT)[0]
-    return bool(calc_crc32c(bytes(frame[_ATTRIBUTES_AT:])) == crc)
+    return crc32c(memoryview(frame)[_ATTRIBUTES_AT:]) == crc
 
 
 def to_kafka(batch: Batch) -> bytes:

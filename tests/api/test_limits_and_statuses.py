@@ -157,6 +157,10 @@ REFUSED = [
         "a header value of 1025 bytes", "records[0].headers[h]", KIB, 1025,
         {"value": "v", "headers": {"g": "", "h": "é" * 512 + "x"}},
     ),
+    too_large(
+        "a header value too large under a long name", f"records[0].headers[{'n' * 100}]", KIB, 1025,
+        {"value": "v", "headers": {"n" * 100_000: "x" * 1025}},
+    ),
     too_large("a value of 1 MiB and 1", "records[0].value", MIB, MIB + 1, {"value": "é" * (MIB // 2) + "x"}),
     too_large(
         "a value of 1 MiB and 1 in base64", "records[1].value", MIB, MIB + 1,

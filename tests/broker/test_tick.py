@@ -28,6 +28,11 @@ class Loop:
             call()
 
 
+class BrokenLog(InMemoryTopicLog):
+    def append(self, batch: Batch, *, durable: bool = False) -> Append:
+        raise MemoryError
+
+
 class FullLog(InMemoryTopicLog):
     def append(self, batch: Batch, *, durable: bool = False) -> Append:
         raise StorageFull("no room")
@@ -106,3 +111,26 @@ def test_a_refusal_reaches_everyone_who_shared_and_nobody_else(loop: Loop, tick:
     loop.turn()
     assert [type(error) for _, error in refused] == [StorageFull, StorageFull]
     assert stored == [(0, None)]
+
+
+def test_a_mistake_of_ours_is_answered_as_unknown_and_reaches_no_other_topic(loop: Loop, tick: Tick) -> None:
+    broken, good = BrokenLog("broken", TopicConfig()), log_named("good")
+    refused, stored = list[Answer](), list[Answer]()
+    tick.post(broken, rows(b"a"), 10, into(refused))
+    tick.post(good, rows(b"b"), 10, into(stored))
+    loop.turn()
+    ((_, error),) = refused
+    assert error is not None
+    assert (error.code, error.outcome) == ("internal_error", "unknown")
+    assert stored == [(0, None)]
+
+
+def test_an_answer_that_fails_does_not_keep_the_others_from_theirs(loop: Loop, tick: Tick) -> None:
+    def fail(batch: Batch | None, offset: int, error: FlashQError | None) -> None:
+        raise RuntimeError("the connection is in a bad way")
+
+    log, answers = log_named("news"), list[Answer]()
+    tick.post(log, rows(b"a"), 10, fail)
+    tick.post(log, rows(b"b"), 10, into(answers))
+    loop.turn()
+    assert answers == [(1, None)]

@@ -8,8 +8,6 @@ from base64 import b64decode, b64encode
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import flashq
 from flashq.broker.flashq import FlashQ
 from flashq.record import Record
@@ -48,11 +46,10 @@ def as_bytes(record: dict[str, Any]) -> bytes:
     return b64decode(value) if record.get("encoding") == "base64" else value.encode()
 
 
-@pytest.mark.parametrize("sync_mode", ["always", "never"])
-def test_a_long_history_comes_back_byte_for_byte_also_after_a_kill(sync_mode: str, tmp_path: Path) -> None:
+def test_a_long_history_comes_back_byte_for_byte_also_after_a_kill(tmp_path: Path) -> None:
     document = history()
     lines = document.split(b"\n")
-    arguments = ("--sync-mode", sync_mode, "--segment-bytes", "256KiB")
+    small_segments = ("--segment-bytes", "256KiB")
     posted: list[dict[str, Any]] = []
 
     def assert_all_there(server: Process) -> None:
@@ -60,13 +57,13 @@ def test_a_long_history_comes_back_byte_for_byte_also_after_a_kill(sync_mode: st
         assert b"\n".join(map(as_bytes, read)) == document
         assert [{name: record[name] for name in ("offset", "timestamp")} for record in read] == posted
 
-    with serving(tmp_path / "data", *arguments) as server:
+    with serving(tmp_path / "data", *small_segments) as server:
         for start in range(0, len(lines), 1000):
             posted += server.post("history", *map(as_record, lines[start : start + 1000]))
         assert [each["offset"] for each in posted] == list(range(len(lines)))
         assert_all_there(server)
         server.kill()
-    with serving(tmp_path / "data", *arguments) as server:
+    with serving(tmp_path / "data", *small_segments) as server:
         told = server.events()[0]
         assert [told[fact] for fact in ("topics", "torn_tails", "damaged")] == [1, 0, 0]
         assert_all_there(server)

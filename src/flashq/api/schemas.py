@@ -156,7 +156,7 @@ def _header_row(headers: dict[str, str], at: int) -> list[tuple[str, bytes]]:
     row = [(name, value.encode()) for name, value in headers.items()]
     for name, value in row:
         if len(value) > MAX_HEADER_VALUE_BYTES:
-            raise _outside(f"records[{at}].headers[{name}]", MAX_HEADER_VALUE_BYTES, len(value))
+            raise _outside(f"records[{at}].headers[{name[:100]}]", MAX_HEADER_VALUE_BYTES, len(value))
     return row
 
 

@@ -10,9 +10,12 @@ from collections.abc import Callable
 
 from flashq.batch import Batch, encode
 from flashq.errors import FlashQError
+from flashq.logging import get_logger
 from flashq.record import Row
 from flashq.storage.backend import Deliver
 from flashq.storage.interface import Append, TopicLog
+
+log = get_logger(__name__)
 
 MAX_SHARED_RECORDS = 1000
 MAX_SHARED_BYTES = 256 * 1024
@@ -66,14 +69,27 @@ class Tick:
         posts = shared.posts
 
         def done(append: Append) -> None:
-            batch, error = append.batch, append.error
             for first, posted in posts:
-                posted(batch, batch.base_offset + first, error)
+                _tell(posted, append.batch, append.batch.base_offset + first, append.error)
 
         try:
             append = shared.log.append(encode(shared.rows, self._clock_ms()))
-        except FlashQError as error:
+        except Exception as error:
+            refusal = error if isinstance(error, FlashQError) else _mistake(error)
             for _, posted in posts:
-                posted(None, -1, error)
+                _tell(posted, None, -1, refusal)
         else:
             append.add_done_callback(done)
+
+
+def _tell(posted: Posted, batch: Batch | None, offset: int, error: FlashQError | None) -> None:
+    """One that fails must not keep the others from their answers."""
+    try:
+        posted(batch, offset, error)
+    except Exception as failure:
+        _mistake(failure)
+
+
+def _mistake(error: Exception) -> FlashQError:
+    log.error("internal_error", exc_info=error)
+    return FlashQError("the server failed to store this post; whether it did is not known", outcome="unknown")
