@@ -24,7 +24,7 @@ from flashq.storage.file.disk import Disk, on_disk
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.names import file_name, is_temporary
 from flashq.storage.file.opening import Recovered, clean_temporaries, create_topic, delete_topic, open_topic
-from flashq.storage.file.topic_log import FileTopicLog
+from flashq.storage.file.topic_log import PARTITION, TOPIC_FILE, FileTopicLog
 from flashq.storage.file.unreadable import UnreadableGroup, UnreadableTopicLog
 from flashq.storage.interface import SYNC_MODES, ConsumerGroup, SyncMode, TopicConfig, TopicLog
 
@@ -144,7 +144,8 @@ class FileBackend(StorageBackend):
         logs = [*self._topics.values(), *self._groups.values()]
         journals = [each.journal for each in logs if isinstance(each, FileTopicLog | FileConsumerGroup)]
         failed = [journal.failure.message for journal in journals if journal.failure is not None]
-        damaged = [damage.message for each in logs if (damage := getattr(each, "damage", None)) is not None]
+        damages = [getattr(each, name, None) for each in logs for name in ("damage", "damage_read")]
+        damaged = [damage.message for damage in damages if damage is not None]
         status: Health = Health("failed" if failed else "degraded" if damaged else "healthy", failed + damaged)
         return status
 
@@ -157,13 +158,13 @@ class FileBackend(StorageBackend):
             except FlashQError as error:
                 first = first or error
         self._flusher.close()
-        try:
-            if first is None:
-                self._root.clean = True
-                with on_disk(self.data_dir):
-                    self._save_root()
-        finally:
-            self._directory_lock.release()
+        if first is None:
+            self._root.clean = True
+            try:
+                self._save_root()
+            except OSError as error:  # all records are safe; the next start only takes this stop for a crash
+                log.warning("clean_stop_not_noted", data_dir=self.data_dir, why=str(error))
+        self._directory_lock.release()
         if first is not None:
             raise first
 
@@ -207,7 +208,7 @@ class FileBackend(StorageBackend):
 
     def _open_topics(self) -> None:
         for entry in sorted(os.scandir(self._topics_dir), key=lambda entry: entry.name):
-            if not entry.is_dir():
+            if not _is_topic(entry):
                 continue  # not ours: ignored, never deleted
             topic: TopicLog
             try:
@@ -260,6 +261,11 @@ def _make_directory(disk: Disk, path: str) -> None:
     with contextlib.suppress(FileExistsError):  # another starter was faster; the lock decides who goes on
         disk.mkdir(path)
     disk.sync_directory(parent)
+
+
+def _is_topic(entry: os.DirEntry[str]) -> bool:
+    """Whether a directory has anything that only a topic has: one that lost its topic.json is still a topic."""
+    return entry.is_dir() and any(os.path.lexists(os.path.join(entry.path, name)) for name in (TOPIC_FILE, PARTITION))
 
 
 def _close(each: object) -> None:

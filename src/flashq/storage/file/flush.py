@@ -54,17 +54,17 @@ class Flusher:
         self._loop_thread = threading.get_ident()
 
     def appended(self, journal: Journal) -> None:
-        """A journal has something to write that it had not before."""
-        if self._call_soon is None or threading.get_ident() != self._loop_thread:
-            return  # whoever waits for it, or asks to be called back, does the work
+        """A journal has something to write."""
+        if journal.in_tick or self._call_soon is None or not self.is_loop_thread():
+            return  # off the loop, whoever waits for it, or asks to be called back, does the work
+        journal.in_tick = True
         if not self._tick:
             self._call_soon(self._write_tick)
         self._tick.append(journal)
 
-    def awaited(self, journal: Journal) -> None:
-        """Somebody wants to be called back: without a tick that would do it, a thread must."""
-        if threading.get_ident() != self._loop_thread:
-            self.submit(journal)
+    def is_loop_thread(self) -> bool:
+        """Whether the caller is on the event loop that writes."""
+        return threading.get_ident() == self._loop_thread
 
     def submit(self, journal: Journal) -> None:
         """Have a thread write and sync this journal until nothing is asked of it."""
@@ -76,7 +76,7 @@ class Flusher:
 
     def deliver(self, run: Callable[[], None]) -> None:
         """Run callbacks where callers expect them: on the loop if there is one, else here."""
-        if self._call_soon_threadsafe is None or threading.get_ident() == self._loop_thread:
+        if self._call_soon_threadsafe is None or self.is_loop_thread():
             run()
         else:
             try:
@@ -106,6 +106,7 @@ class Flusher:
     def _write_tick(self) -> None:
         tick, self._tick = self._tick, []
         for journal in tick:
+            journal.in_tick = False
             journal.write()
 
     def _watch(self) -> None:

@@ -61,6 +61,8 @@ class Journal(Settler):
         self._unsynced_since: float | None = None  # monotonic seconds of the first write not yet synced
         self._rolling = False  # the active segment is full: nothing is written to it any more
         self._sync_wanted = False
+        self.in_tick = False  # the loop will write at the end of its tick; the flusher's to set
+        self._write_wanted = False  # by a worker: nobody else is going to
         self._has_worker = False
         self._closed = False
 
@@ -78,13 +80,13 @@ class Journal(Settler):
             self.next_offset += batch.count
             append = Append(batch, self, durable=durable)
             self._pending.append(append)
-            first = len(self._pending) == 1
-        if first:
-            self._flusher.appended(self)
+        self._flusher.appended(self)
         return append
 
     def settle(self, append: Append) -> None:
-        self.write()
+        self.write(sync_follows=True)
+        if append.done and self._sync_wanted:
+            self._flusher.submit(self)
         while not append.done:
             self.sync()
             if not append.done:
@@ -96,19 +98,23 @@ class Journal(Settler):
                 append.callback = callback
                 callback = _nothing
         callback(append)
-        if callback is _nothing:
-            self._flusher.awaited(self)
+        if callback is _nothing and not self._flusher.is_loop_thread():  # a loop writes at the end of its tick
+            self._write_wanted = True
+            self._flusher.submit(self)
 
     # -- writing
 
-    def write(self) -> None:
-        """Write everything buffered with one system call; done is what needs no more than that. Never syncs."""
+    def write(self, *, sync_follows: bool = False) -> None:
+        """Write everything buffered with one system call; done is what needs no more than that. Never syncs.
+
+        A sync that is wanted then is a worker's, unless the caller's own `sync_follows`.
+        """
         with self.lock:
             before = self.readable
             done = self._write_pending()
             self._note_done(done)
             moved = self.readable != before
-            worker = self._sync_wanted and not self._has_worker
+            worker = self._sync_wanted and not self._has_worker and not sync_follows
         self._deliver(done, moved)
         if worker:
             self._flusher.submit(self)
@@ -124,7 +130,9 @@ class Journal(Settler):
             self.segment.append([append.batch for append in pending])
         except OSError as error:
             return self._write_failed(pending, error)
-        except BaseException:  # an interrupt: nothing has been accounted for, so the next write puts them in the same place
+        except (
+            BaseException
+        ):  # an interrupt: nothing has been accounted for, so the next write puts them in the same place
             self._pending = pending
             raise
         return self._written(pending)
@@ -307,14 +315,16 @@ class Journal(Settler):
             self._has_worker = False
 
     def work(self) -> None:
-        """Write and sync until nothing is asked for."""
+        """Do what is wanted until nothing is."""
         try:
             while True:
-                self.write()
+                if self._write_wanted:
+                    self._write_wanted = False
+                    self.write()
                 if self._sync_wanted:
                     self.sync()
                 with self.lock:
-                    idle = not self._sync_wanted and (self._rolling or not self._pending)
+                    idle = not self._sync_wanted and not self._write_wanted
                     if idle or self.failure is not None:
                         self._has_worker = False
                         return

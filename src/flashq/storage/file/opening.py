@@ -107,8 +107,7 @@ def create_topic(
     save(disk, aside, about)
     segment = Segment.create(disk, segment_path(partition, 0), 0)
     segment.sync()
-    disk.rename(aside, final)
-    disk.sync_directory(topics_dir)
+    _move_durably(disk, aside, final)
     segment.path = segment_path(os.path.join(final, PARTITION), 0)
     return FileTopicLog(final, about, [], segment, 0, disk=disk, flusher=flusher, epoch=epoch)
 
@@ -116,8 +115,7 @@ def create_topic(
 def delete_topic(topics_dir: str, directory: str, *, disk: Disk) -> None:
     """Renamed first: from then on, durably, there is no such topic; the next start removes what a crash leaves."""
     aside = os.path.join(topics_dir, DELETED_PREFIX + uuid.uuid4().hex)
-    disk.rename(directory, aside)
-    disk.sync_directory(topics_dir)
+    _move_durably(disk, directory, aside)
     try:
         remove_tree(disk, aside)
     except OSError as error:  # the topic is gone all the same; the next start tries again
@@ -136,6 +134,8 @@ def recover_file(
     disk.sync(file)
     disk.forget_pages(file)
     found = scan(disk, file, base_offset, epoch_at)
+    if found.verdict == "torn" and base_offset is None and not found.frames:
+        found.verdict = "damage"  # a group is there once its first frame is durable
     if found.verdict == "torn":
         _cut_torn_tail(disk, path, file, found, what=what, recovered=recovered)
     elif found.verdict == "damage":
@@ -156,6 +156,16 @@ def _cut_torn_tail(disk: Disk, path: str, file: OpenFile, found: Scan, *, what: 
     log.warning(
         "torn_tail_cut", what=what, offset=found.next_offset, position=found.end, bytes=size, kept=kept, why=found.why
     )
+
+
+def _move_durably(disk: Disk, old: str, new: str) -> None:
+    """Both in one directory. Moved back if that cannot be made durable, so that it may be tried again."""
+    disk.rename(old, new)
+    try:
+        disk.sync_directory(os.path.dirname(new))
+    except OSError:
+        disk.rename(new, old)
+        raise
 
 
 def remove_tree(disk: Disk, path: str) -> None:

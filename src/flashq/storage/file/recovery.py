@@ -109,9 +109,11 @@ def _is_torn(rest: bytes, broken: Broken, epoch_at: EpochAt) -> bool:
     if not broken.cut:
         (length, _) = PREFIX.unpack_from(rest)
         frame = rest[: max(PREFIX.size + length, HEADER.size)]
+    if records_match_crc(frame):
+        return False  # all of it was written, and its numbering has changed since
     if _has_unwritten_sector(frame, broken.position):
         return True
-    return broken.cut and not records_match_crc(rest) and not _has_later_frame(rest, broken.offset or 0, epoch_at)
+    return broken.cut and not _has_later_frame(rest, broken.offset or 0, epoch_at)
 
 
 def _has_unwritten_sector(frame: bytes, position: int) -> bool:

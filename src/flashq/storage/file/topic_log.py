@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from bisect import bisect_right
@@ -82,6 +83,7 @@ class FileTopicLog(TopicLog):
         self.durability: Literal["fsynced", "written"] = "fsynced" if flusher.mode == "always" else "written"
         self.directory = directory
         self.damage = damage
+        self.damage_read: DataCorruption | None = None  # in a sealed segment: what a read has met last
         self._about = about
         self._disk = disk
         self._epoch = epoch
@@ -164,6 +166,9 @@ class FileTopicLog(TopicLog):
                     offset = segment.first_offset_at(timestamp_ms, self._about.epoch_at)
                     if offset is not None:
                         return min(offset, self.high_water_mark)
+            except FileNotFoundError as error:
+                if segment.base_offset >= self.log_start_offset:
+                    raise self._gone(segment, segment.base_offset) from error
             except Broken as broken:
                 raise self._corruption(segment, broken) from broken
         return self.high_water_mark
@@ -217,7 +222,7 @@ class FileTopicLog(TopicLog):
         except FileNotFoundError as error:
             if offset < self.log_start_offset:
                 raise self._out_of_range(offset) from error
-            raise self._corruption(segment, Broken(0, offset, "the file is gone", cut=False)) from error
+            raise self._gone(segment, offset) from error
         except Broken as broken:
             raise self._corruption(segment, broken) from broken
         if not batches:
@@ -248,8 +253,11 @@ class FileTopicLog(TopicLog):
             log_start_offset=start,
         )
 
+    def _gone(self, segment: Segment, offset: int) -> DataCorruption:
+        return self._corruption(segment, Broken(0, offset, "the file is gone", cut=False))
+
     def _corruption(self, segment: Segment, broken: Broken) -> DataCorruption:
-        error = corruption(self.name, segment.path, broken)
+        error = self.damage_read = corruption(self.name, segment.path, broken)
         log.error("data_corruption", **error.details, why=broken.why)
         return error
 
@@ -261,11 +269,13 @@ class FileTopicLog(TopicLog):
 
     def _roll(self, sealed: Segment, next_offset: int) -> Segment:
         """A crash after the file is made and before its directory is synced leaves no file, or an empty last one."""
-        active = Segment.create(self._disk, segment_path(os.path.dirname(sealed.path), next_offset), next_offset)
+        path = segment_path(os.path.dirname(sealed.path), next_offset)
         try:
+            active = Segment.create(self._disk, path, next_offset)
             active.sync()
         except OSError:
-            active.remove()  # left there, the next start would take it for where the log goes on
+            with contextlib.suppress(FileNotFoundError):
+                self._disk.unlink(path)  # left there, the next start would take it for where the log goes on
             raise
         sealed.seal(next_offset)
         with self._changing:
