@@ -30,7 +30,6 @@ from struct import Struct
 from typing import TypeVar
 
 import msgspec
-from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 from crc32c import crc32c
 
@@ -130,7 +129,9 @@ def decode(
             )
             for record in records
         ]
-    except (CorruptRecordException, UnsupportedCodecError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # the decompressors of another writer's batch each have errors of their own
         raise BadFrame(f"records of the batch do not decode: {error}") from error
 
 

@@ -9,6 +9,7 @@ import typer
 
 from flashq import logging
 from flashq.config import SETTINGS, Setting, load_settings, process_environment, read_token, token_file_warning
+from flashq.storage.file.directory_lock import check_not_locked
 
 _log = logging.get_logger("flashq.cli")
 
@@ -24,6 +25,8 @@ def serve(config: str | None, **flags: object) -> None:
     environ = process_environment()
     settings = load_settings(flags, environ, config)
     token = read_token(settings, environ)
+    if settings.storage == "file":
+        check_not_locked(settings.data_dir)  # before the second or so that loading the server can take
     logging.configure(settings.log_format, settings.log_level)
     warning = token_file_warning(settings)
     if warning is not None:

@@ -8,31 +8,63 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 
-from flashq.errors import DirectoryLocked
-from flashq.storage.file.disk import Disk
+from flashq.errors import DataCorruption, DirectoryLocked
+from flashq.storage.file.disk import Disk, OpenFile
 
 LOCK_NAME = ".flashq.lock"
+_TRIES = 5
+_BETWEEN_TRIES_S = 0.02
 
 
 class DirectoryLock:
-    """Held from construction to `release`. Raises `DirectoryLocked` at once, having changed nothing."""
+    """Held from construction to `release`. Raises `DirectoryLocked` within 0.1 s, having changed nothing."""
 
     def __init__(self, data_dir: str, disk: Disk) -> None:
         self.path = os.path.join(data_dir, LOCK_NAME)
         self._file = disk.open(self.path, create=True, write=True)
-        try:
-            fcntl.flock(self._file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(self._file.fd, 32, 0).split(b"\n")[0].decode(errors="replace") or "unknown"
-            raise DirectoryLocked(
-                f"{data_dir} is in use by another FlashQ (process {holder}). Nothing was touched; "
-                "stop that process or choose another data directory",
-                data_dir=data_dir,
-                holder_pid=holder,
-            ) from error
+        for _ in range(_TRIES):
+            if _try_lock(self._file):
+                break
+            time.sleep(_BETWEEN_TRIES_S)  # it may be held for a moment by `check_not_locked`
+        else:
+            raise _locked(data_dir, self._file)
         os.ftruncate(self._file.fd, 0)
         os.pwrite(self._file.fd, b"%d\n" % os.getpid(), 0)
 
     def release(self) -> None:
         fcntl.flock(self._file.fd, fcntl.LOCK_UN)
+
+
+def check_not_locked(data_dir: str) -> None:
+    """Raise `DirectoryLocked` now rather than when the directory is opened. Makes and changes nothing.
+
+    What is wrong with the lock file otherwise is said when the directory is opened.
+    """
+    path = os.path.join(data_dir, LOCK_NAME)
+    try:
+        file = Disk().open(path, write=True)
+    except (OSError, DataCorruption):
+        return
+    if not _try_lock(file):
+        raise _locked(data_dir, file)
+    fcntl.flock(file.fd, fcntl.LOCK_UN)
+
+
+def _try_lock(file: OpenFile) -> bool:
+    try:
+        fcntl.flock(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _locked(data_dir: str, file: OpenFile) -> DirectoryLocked:
+    holder = os.pread(file.fd, 32, 0).split(b"\n")[0].decode(errors="replace") or "unknown"
+    return DirectoryLocked(
+        f"{data_dir} is in use by another FlashQ (process {holder}). Nothing was touched; "
+        "stop that process or choose another data directory",
+        data_dir=data_dir,
+        holder_pid=holder,
+    )
