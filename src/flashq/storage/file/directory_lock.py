@@ -23,18 +23,22 @@ class DirectoryLock:
 
     def __init__(self, data_dir: str, disk: Disk) -> None:
         self.path = os.path.join(data_dir, LOCK_NAME)
-        self._file = disk.open(self.path, create=True, write=True)
+        file = disk.open(self.path, create=True, write=True)
         for _ in range(_TRIES):
-            if _try_lock(self._file):
+            if _try_lock(file):
                 break
             time.sleep(_BETWEEN_TRIES_S)  # it may be held for a moment by `check_not_locked`
         else:
-            raise _locked(data_dir, self._file)
-        os.ftruncate(self._file.fd, 0)
-        os.pwrite(self._file.fd, b"%d\n" % os.getpid(), 0)
+            raise _locked(data_dir, file)
+        os.ftruncate(file.fd, 0)
+        os.pwrite(file.fd, b"%d\n" % os.getpid(), 0)
+        self._file: OpenFile | None = file
 
     def release(self) -> None:
-        fcntl.flock(self._file.fd, fcntl.LOCK_UN)
+        """Let go; does nothing the second time. Closing alone would not do: a forked child has the descriptor too."""
+        if self._file is not None:
+            fcntl.flock(self._file.fd, fcntl.LOCK_UN)
+            self._file = None
 
 
 def check_not_locked(data_dir: str) -> None:
