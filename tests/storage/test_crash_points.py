@@ -1,4 +1,4 @@
-"""A crash, or a power cut, before every single call that changes the disk: what is left opens and holds its promises."""
+"""A crash, or a power cut, before every call that changes the disk: what is left opens and keeps its promises."""
 
 from __future__ import annotations
 

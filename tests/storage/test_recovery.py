@@ -320,19 +320,16 @@ def test_a_sealed_segment_that_is_gone_empty_or_shorter_is_damage_and_never_othe
 
 
 def test_time_does_not_go_back_when_the_active_segment_is_empty(tmp_path: Path) -> None:
-    now = 5_000_000
     for keep_index in (True, False):
         directory = tmp_path / str(keep_index)
-        flashq = FlashQ(FileBackend(str(directory), disk=FaultyDisk()), clock_ms=lambda: now)
-        now = 5_000_000
+        flashq = FlashQ(FileBackend(str(directory), disk=FaultyDisk()), clock_ms=lambda: 5_000_000)
         flashq.post_record("t", "first")
         log = flashq.log("t")
         log.journal.roll_now(log._segments[-1])  # type: ignore[attr-defined]
         flashq.close()
         if not keep_index:
             segment_of(directory).with_suffix(".index").unlink()
-        now = 1_000
-        flashq = FlashQ(FileBackend(str(directory), disk=FaultyDisk()), clock_ms=lambda: now)
+        flashq = FlashQ(FileBackend(str(directory), disk=FaultyDisk()), clock_ms=lambda: 1_000)
         flashq.post_record("t", "second")
         assert [record.timestamp_ms for record in flashq.poll_records("t")] == [5_000_000, 5_000_000]
         flashq.close()

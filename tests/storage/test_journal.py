@@ -1,0 +1,309 @@
+"""Threads, ticks and clocks around one log: nobody waits for ever, nothing is done twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flashq import FlashQ
+from flashq.batch import encode
+from flashq.errors import DataCorruption, FlashQError, StorageFailed
+from flashq.record import NO_HEADERS
+from flashq.storage.file.backend import FileBackend
+from flashq.storage.file.disk import Disk, OpenFile
+from flashq.storage.interface import SYNC_MODES, Append, SyncMode, TopicConfig, TopicLog
+from tests.storage.faulty_disk import FaultyDisk
+
+
+class Loop:
+    """As much of an event loop as the engine knows: calls put off to the next tick, from this thread or another."""
+
+    def __init__(self) -> None:
+        self.calls: deque[Callable[[], None]] = deque()
+        self.woken = threading.Semaphore(0)
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        self.calls.append(call)
+        self.woken.release()
+
+    def run_until(self, done: Callable[[], bool], timeout_s: float = 10) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not done():
+            assert self.woken.acquire(timeout=max(deadline - time.monotonic(), 0)), "nobody calls: a waiter hangs"
+            self.calls.popleft()()
+
+
+def post(log: TopicLog, value: bytes = b"x") -> Append:
+    return log.append(encode([(None, value, NO_HEADERS)], 1))
+
+
+@pytest.mark.parametrize("mode", SYNC_MODES)
+def test_on_a_loop_every_append_calls_back_on_the_loop_through_rolls_and_retention(
+    tmp_path: Path, mode: SyncMode
+) -> None:
+    backend = FileBackend(str(tmp_path), sync_mode=mode, disk=FaultyDisk())
+    loop = Loop()
+    backend.drive_from_loop(loop.call_soon, loop.call_soon)
+    log = backend.create_topic("t", TopicConfig(segment_bytes=1024, retention_ms=1 << 50))
+    stop = threading.Event()
+
+    def roll_all_the_time() -> None:
+        while not stop.is_set():
+            log.retain(1 << 51)
+
+    retention = threading.Thread(target=roll_all_the_time)
+    retention.start()
+    threads: set[int] = set()
+    done: list[int] = []
+
+    def callback(append: Append) -> None:
+        threads.add(threading.get_ident())
+        assert append.error is None
+        done.append(append.batch.base_offset)
+
+    try:
+        for tick in range(150):
+            expected = len(done) + 1 + tick % 4
+            for _ in range(1 + tick % 4):
+                post(log, b"x" * 300).add_done_callback(callback)
+            loop.run_until(lambda expected=expected: len(done) >= expected)  # type: ignore[misc]
+    finally:
+        stop.set()
+        retention.join()
+        backend.close()
+    assert sorted(done) == list(range(len(done)))
+    assert threads == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("mode", SYNC_MODES)
+def test_threads_that_wait_and_threads_that_are_called_back_all_hear_while_the_log_rolls(
+    tmp_path: Path, mode: SyncMode
+) -> None:
+    backend = FileBackend(str(tmp_path), sync_mode=mode, commit_threshold=2, sync_interval_s=0.001, disk=FaultyDisk())
+    log = backend.create_topic("t", TopicConfig(segment_bytes=1024))
+    heard = threading.Semaphore(0)
+    count = 150
+
+    def wait() -> None:
+        for _ in range(count):
+            post(log, b"w" * 200).result()
+            heard.release()
+
+    def listen() -> None:
+        for _ in range(count):
+            post(log, b"l" * 200).add_done_callback(lambda append: heard.release())
+
+    threads = [threading.Thread(target=target, daemon=True) for target in (wait, wait, listen, listen)]
+    for thread in threads:
+        thread.start()
+    for number in range(4 * count):
+        assert heard.acquire(timeout=10), f"{number} of {4 * count} heard"
+    for thread in threads:
+        thread.join()
+    backend.close()
+    assert log.durable_offset == 4 * count
+
+
+def test_the_interval_and_the_posts_never_wait_for_each_other(tmp_path: Path) -> None:
+    """The watcher takes journals' locks and journals take the watcher's: once in opposite orders, for ever."""
+    backend = FileBackend(
+        str(tmp_path), sync_mode="periodic", commit_threshold=1, sync_interval_s=1e-5, disk=FaultyDisk()
+    )
+    flashq = FlashQ(backend)
+    finished = threading.Semaphore(0)
+
+    def run(topic: str) -> None:
+        for _ in range(800):
+            flashq.post_record(topic, "x")
+        finished.release()
+
+    for number in range(3):
+        threading.Thread(target=run, args=(f"t{number}",), daemon=True).start()
+    for _ in range(3):
+        assert finished.acquire(timeout=20)
+    flashq.close()
+
+
+def test_under_periodic_the_interval_syncs_what_the_threshold_does_not(tmp_path: Path) -> None:
+    synced = threading.Event()
+
+    class Watched(FaultyDisk):
+        def sync(self, file: OpenFile) -> None:
+            super().sync(file)
+            if armed:
+                synced.set()
+
+    armed = False
+    backend = FileBackend(
+        str(tmp_path), sync_mode="periodic", commit_threshold=1000, sync_interval_s=0.01, disk=Watched()
+    )
+    flashq = FlashQ(backend)
+    flashq.create_topic("t")
+    armed = True
+    flashq.post_record("t", "x")
+    assert synced.wait(10)
+    flashq.close()
+    assert flashq.backend.topics["t"].durable_offset == 1
+
+
+def test_one_sync_serves_all_who_waited_for_it(tmp_path: Path) -> None:
+    class Gate(Disk):
+        syncs = 0
+        closed = False
+
+        def sync(self, file: OpenFile) -> None:
+            if self.closed:
+                self.syncs += 1
+                begun.set()
+                assert gate.wait(10)
+
+    begun, gate = threading.Event(), threading.Event()
+    disk = Gate()
+    backend = FileBackend(str(tmp_path), disk=disk)
+    log = backend.create_topic("t", TopicConfig())
+    disk.closed = True
+    first = post(log)
+    threading.Thread(target=first.result).start()
+    assert begun.wait(10)
+    called = threading.Semaphore(0)
+    later = [post(log) for _ in range(50)]
+    for append in later:
+        append.add_done_callback(lambda append: called.release())
+    assert log.high_water_mark == 0
+    assert log.read(0) == []
+    assert not any(append.done for append in (first, *later))
+    gate.set()
+    for _ in later:
+        assert called.acquire(timeout=10)
+    assert disk.syncs <= 3
+    assert log.high_water_mark == log.durable_offset == 51
+    backend.close()
+
+
+@pytest.mark.parametrize("mode", SYNC_MODES)
+def test_closing_completes_what_nobody_has_waited_for_yet(tmp_path: Path, mode: SyncMode) -> None:
+    backend = FileBackend(str(tmp_path), sync_mode=mode, disk=FaultyDisk())
+    log = backend.create_topic("t", TopicConfig(segment_bytes=1024))
+    post(log, b"x" * 1100).result()
+    appends = [post(log) for _ in range(5)]
+    backend.close()
+    assert [append.result().batch.base_offset for append in appends] == [1, 2, 3, 4, 5]
+    assert log.durable_offset == 6
+    again = FileBackend(str(tmp_path), disk=FaultyDisk())
+    assert again.topics["t"].high_water_mark == 6
+    again.close()
+
+
+def test_retention_of_a_deleted_topic_never_removes_files_of_its_successor(tmp_path: Path) -> None:
+    backend = FileBackend(str(tmp_path), disk=FaultyDisk())
+    config = TopicConfig(segment_bytes=1024, retention_bytes=0)
+    old = backend.create_topic("t", config)
+    for _ in range(5):
+        post(old, b"x" * 1100).result()
+    removing, removed = threading.Event(), threading.Event()
+    recreated = threading.Event()
+
+    class Paused(FaultyDisk):
+        def unlink(self, path: str) -> None:
+            super().unlink(path)
+            if path.endswith(".log") and not removing.is_set():
+                removing.set()
+                recreated.wait(0.2)
+
+    old._disk = old._segments[0].disk = Paused()  # type: ignore[attr-defined]
+
+    def remove_all() -> None:
+        old.retain(1 << 50)
+        removed.set()
+
+    sweep = threading.Thread(target=remove_all)
+    sweep.start()
+    assert removing.wait(10)
+    backend.delete_topic("t")
+    new = backend.create_topic("t", TopicConfig(segment_bytes=1024))
+    for number in range(5):
+        post(new, b"%d" % number * 1100).result()
+    recreated.set()
+    assert removed.wait(10)
+    sweep.join()
+    with pytest.raises(FlashQError):
+        old.configure(TopicConfig())
+    backend.close()
+    again = FileBackend(str(tmp_path), disk=FaultyDisk())
+    assert [batch.base_offset for batch in again.topics["t"].read(0)] == [0, 1, 2, 3, 4]
+    again.close()
+
+
+def test_an_error_that_is_raised_again_and_again_does_not_collect_its_callers(tmp_path: Path) -> None:
+    def depth(error: BaseException) -> int:
+        trace, depth = error.__traceback__, 0
+        while trace is not None:
+            trace, depth = trace.tb_next, depth + 1
+        return depth
+
+    with FlashQ.open(tmp_path) as flashq:
+        flashq.post_record("t", "x")
+        flashq.post_record("u", "x")
+        flashq.create_consumer_group("g")
+    log = tmp_path / "topics" / "t" / "0" / f"{0:020}.log"
+    log.write_bytes(b"\xff" + log.read_bytes()[1:])
+    (tmp_path / "topics" / "u" / "topic.json").write_bytes(b"")
+    group = tmp_path / "groups" / "g.log"
+    group.write_bytes(b"\xff" + group.read_bytes()[1:])
+    with FlashQ.open(tmp_path) as flashq:
+        for use in (
+            lambda: flashq.poll_records("t"),
+            lambda: flashq.poll_records("u"),
+            lambda: flashq.consumer_group_offset("g", "t"),
+        ):
+            depths = []
+            for _ in range(4):
+                with pytest.raises(DataCorruption) as damaged:
+                    use()
+                depths.append(depth(damaged.value))
+            assert depths[0] == depths[-1]
+
+
+def test_a_write_that_fails_while_a_sync_runs_fails_once_and_answers_everyone(tmp_path: Path) -> None:
+    class Torn(Disk):
+        armed = False
+
+        def sync(self, file: OpenFile) -> None:
+            if self.armed:
+                begun.set()
+                assert gate.wait(10)
+                raise OSError(5, "Input/output error")
+
+        def write(self, file: OpenFile, data: bytes | bytearray, position: int) -> None:
+            if self.armed and begun.is_set():
+                raise OSError(5, "Input/output error")
+            super().write(file, data, position)
+
+    begun, gate = threading.Event(), threading.Event()
+    disk = Torn()
+    backend = FileBackend(str(tmp_path), disk=disk)
+    log = backend.create_topic("t", TopicConfig())
+    disk.armed = True
+    first = post(log)
+    ended = threading.Event()
+
+    def wait() -> None:
+        with pytest.raises(StorageFailed):
+            first.result()
+        ended.set()
+
+    threading.Thread(target=wait).start()
+    assert begun.wait(10)
+    second = post(log)
+    log.journal.write()  # type: ignore[attr-defined]
+    assert isinstance(second.error, StorageFailed)
+    gate.set()
+    assert ended.wait(10)
+    assert first.error is second.error
+    with pytest.raises(StorageFailed):
+        backend.close()
