@@ -24,6 +24,7 @@ from flashq.storage.file import consumer_group
 from flashq.storage.file.backend import FileBackend
 from flashq.storage.file.topic_log import FileTopicLog
 from flashq.storage.interface import SyncMode, TopicConfig
+from tests.storage.conftest import MEMORY
 from tests.storage.faulty_disk import FaultyDisk, abandon
 
 TOPICS = st.sampled_from(["a", "A", "b"])
@@ -41,7 +42,7 @@ class Model(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.directory = tempfile.mkdtemp(prefix="flashq-model-")
+        self.directory = tempfile.mkdtemp(prefix="flashq-model-", dir=MEMORY)
         self.topics: dict[str, Topic] = {}
         self.now_ms = 1_000
 
@@ -155,5 +156,5 @@ def compact_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_any_sequence_of_uses_stops_and_crashes_keeps_everything() -> None:
-    few = settings(max_examples=60, stateful_step_count=30, deadline=None, print_blob=True)
+    few = settings(max_examples=150, stateful_step_count=30, deadline=None, print_blob=True)
     run_state_machine_as_test(Model, settings=few)

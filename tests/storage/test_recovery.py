@@ -110,9 +110,9 @@ class Written:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+def written(module_path: Path) -> Written:
     posts: list[list[str | bytes]] = [["one"], ["two", "three"], ["four"], ["five", "six", "seven"]]
-    return Written(tmp_path_factory.mktemp("written") / "data", posts)
+    return Written(module_path / "data", posts)
 
 
 @pytest.fixture(autouse=True)
