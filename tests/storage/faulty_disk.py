@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import threading
 from collections.abc import Callable
@@ -155,6 +156,7 @@ class PowerCutDisk(CrashingDisk):
         """`attic`: a directory on the same file system for what was removed and may have to come back."""
         super().__init__(crash_at)
         self._attic = attic
+        self._removals: set[Callable[[], None]] = set()
         self._synced_bytes: dict[int, int] = {}  # by inode
         self._undo: list[tuple[set[str], Callable[[], None]]] = []  # directories not yet synced since, oldest first
         os.makedirs(attic, exist_ok=True)
@@ -196,14 +198,22 @@ class PowerCutDisk(CrashingDisk):
     def unlink(self, path: str) -> None:
         kept = self._keep(path)
         super().unlink(path)
-        self._changed(lambda: os.link(kept, path), os.path.dirname(path))
+
+        def undo() -> None:
+            os.link(kept, path)
+
+        self._removals.add(undo)
+        self._changed(undo, os.path.dirname(path))
 
     def rmdir(self, path: str) -> None:
         super().rmdir(path)
         self._changed(lambda: os.mkdir(path, 0o700), os.path.dirname(path))
 
-    def cut_power(self, root: str) -> None:
+    def cut_power(self, root: str, rng: random.Random | None = None) -> None:
+        """With `rng` some removals that were not synced have happened all the same, as disks like to have it."""
         for _, undo in reversed(self._undo):
+            if rng is not None and undo in self._removals and rng.random() < 0.5:
+                continue
             with contextlib.suppress(FileNotFoundError):  # what was removed with its directory needs no undoing
                 undo()
         for directory, _, names in os.walk(root):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -139,11 +140,12 @@ def crash_at_every_call(
     *,
     step: int = 1,
     between: Callable[[CrashingDisk, Path, Told], None] | None = None,
+    rng: random.Random | None = None,
 ) -> int:
     for crash_at in count(1, step):
         directory = tmp_path / str(crash_at) / "data"
         disk, told = make_disk(crash_at, directory.parent), Told()
-        directory.parent.mkdir()
+        directory.parent.mkdir(parents=True, exist_ok=True)
         flashq: FlashQ | None = None
         try:
             flashq = open_flashq(directory, disk, told, mode)
@@ -158,7 +160,7 @@ def crash_at_every_call(
         if between is not None:
             between(disk, directory, told)
         if isinstance(disk, PowerCutDisk):
-            disk.cut_power(str(directory.parent))
+            disk.cut_power(str(directory.parent), rng)
         try:
             check(directory, told, mode, lost_power=isinstance(disk, PowerCutDisk))
         except BaseException as error:
@@ -192,6 +194,18 @@ def test_a_power_cut_at_any_call_takes_only_what_the_mode_says(tmp_path: Path, m
         tmp_path, mode, lambda crash_at, top: PowerCutDisk(crash_at, str(top.parent / f"attic-{crash_at}")), step=step
     )
     assert calls > 80
+
+
+def test_a_power_cut_that_lets_some_removals_happen_and_others_not_leaves_no_hole(tmp_path: Path) -> None:
+    for seed in range(3):
+        calls = crash_at_every_call(
+            tmp_path / str(seed),
+            "always",
+            lambda crash_at, top: PowerCutDisk(crash_at, str(top.parent / f"attic-{crash_at}")),
+            step=2,
+            rng=random.Random(seed),
+        )
+        assert calls > 80
 
 
 def test_what_a_killed_server_left_is_durable_once_the_next_one_has_opened_it(tmp_path: Path) -> None:

@@ -224,6 +224,19 @@ def test_a_failed_sync_at_any_time_is_unknown_to_who_waits_and_final(tmp_path: P
     raise AssertionError
 
 
+@pytest.mark.parametrize("mode", ["periodic", "never"])
+def test_after_a_failed_sync_only_what_is_durable_is_read(rig: Callable[..., Rig], mode: SyncMode) -> None:
+    it = rig(mode)
+    it.flashq.log_or_new("t").append(encode(row(b"durable"), 1), durable=True).result()
+    it.flashq.post_record("t", "written")
+    assert it.flashq.high_water_mark("t") == 2
+    it.disk.decide = Nth(1, BROKEN, "sync")
+    with pytest.raises(StorageFailed):
+        it.log().append(encode(row(b"unknown"), 1), durable=True).result()
+    assert it.flashq.high_water_mark("t") == it.log().durable_offset == 1
+    assert [record.value for record in it.flashq.poll_records("t")] == [b"durable"]
+
+
 def test_everyone_who_waited_for_a_failed_sync_hears_of_it(rig: Callable[..., Rig]) -> None:
     it = rig()
     log = it.flashq.log_or_new("t")
