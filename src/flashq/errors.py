@@ -49,6 +49,18 @@ class OffsetOutOfRange(FlashQError):
     code = "offset_out_of_range"
 
 
+class PreconditionFailed(FlashQError):
+    """The log does not end where the post says it must. `details`: topic, next_offset (where it does end)."""
+
+    code = "precondition_failed"
+
+
+class IdempotencyKeyReused(FlashQError):
+    """An idempotency key came again with other records. `details`: topic, offset (of the first post's first record)."""
+
+    code = "idempotency_key_reused"
+
+
 class TopicNotFound(FlashQError, LookupError):
     code = "topic_not_found"
 

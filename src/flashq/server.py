@@ -8,7 +8,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 from flashq import __version__
@@ -16,11 +16,12 @@ from flashq.broker.flashq import FlashQ
 from flashq.config import ServerSettings
 from flashq.errors import FlashQError
 from flashq.http.handlers.health import HealthHandler
-from flashq.http.handlers.records import RecordHandlers
+from flashq.http.handlers.posts import PostHandler
+from flashq.http.handlers.reads import ReadHandler
 from flashq.http.head import Limits
 from flashq.http.listener import HttpServer
 from flashq.http.message import Response, render_error
-from flashq.http.router import Router
+from flashq.http.router import OperationHandler, Router
 from flashq.logging import get_logger
 from flashq.storage.backend import StorageBackend
 from flashq.storage.file.backend import FileBackend
@@ -87,14 +88,7 @@ async def _serve(flashq: FlashQ, settings: ServerSettings, token: str | None, op
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
     flashq.backend.drive_from_loop(loop.call_soon, loop.call_soon_threadsafe)
     executor = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="flashq-blocking")
-    records = RecordHandlers(flashq, loop, executor)
-    router = Router(
-        {
-            "/topics/{topic}/records": {"POST": records.post, "GET": records.poll},
-            "/health": {"GET": HealthHandler(flashq).get},
-        },
-        token,
-    )
+    router = Router(_handlers(flashq, loop, executor), token)
     limits = Limits(max_body_bytes=settings.max_body_bytes, max_connections=settings.max_connections)
     server = HttpServer(router, limits=limits, render=_protocol_error, on_error=_log_failure)
     try:
@@ -114,6 +108,16 @@ async def _serve(flashq: FlashQ, settings: ServerSettings, token: str | None, op
         executor.shutdown()
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # the server is stopping, and a flush must not be cut short
+
+
+def _handlers(flashq: FlashQ, loop: asyncio.AbstractEventLoop, executor: Executor) -> dict[str, OperationHandler]:
+    """What answers each operation of the contract, by its id."""
+    posts, reads = PostHandler(flashq, loop, executor), ReadHandler(flashq, loop)
+    return {
+        "post_records": posts.post_records,
+        "poll_records": reads.poll_records,
+        "health": HealthHandler(flashq).get,
+    }
 
 
 def _close(flashq: FlashQ) -> int:

@@ -46,7 +46,16 @@ def test_every_code_the_edge_refuses_with_has_a_status() -> None:
 
 def test_every_status_says_whose_fault_it_is_and_every_row_belongs_to_an_error() -> None:
     assert all(400 <= status < 600 for status in STATUS.values())
-    edge = {"invalid_json", "invalid_body", "unauthorized", "not_found", "method_not_allowed", "unsupported_media_type"}
+    edge = {
+        "forbidden",
+        "invalid_body",
+        "invalid_json",
+        "method_not_allowed",
+        "misdirected_request",
+        "not_found",
+        "unauthorized",
+        "unsupported_media_type",
+    }
     assert set(STATUS) - {kind.code for kind in family()} == edge
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from flashq.broker.flashq import FlashQ
 from flashq.errors import StorageFull
-from flashq.http.handlers.records import RecordHandlers
+from flashq.http.handlers.posts import PostHandler
 from flashq.http.head import Head
 from flashq.http.message import Deferred, Peer, Request, Response
 from flashq.storage.memory import InMemoryBackend
@@ -61,14 +61,14 @@ def offset_in(answer: Response | Deferred) -> int:
 def test_a_post_that_comes_after_the_topic_is_there_and_before_that_is_known_follows_those_that_wait() -> None:
     async def scenario() -> None:
         executor = OneStepAtATime()
-        handlers = RecordHandlers(FlashQ(), asyncio.get_running_loop(), executor)
-        answers = [handlers.post(post_of("0"), "t"), handlers.post(post_of("1"), "t")]
+        handlers = PostHandler(FlashQ(), asyncio.get_running_loop(), executor)
+        answers = [handlers.post_records(post_of("0"), "t"), handlers.post_records(post_of("1"), "t")]
         log = executor.work()
-        answers.append(handlers.post(post_of("2"), "t"))
+        answers.append(handlers.post_records(post_of("2"), "t"))
         executor.tell(log)
-        answers.append(handlers.post(post_of("3"), "t"))
+        answers.append(handlers.post_records(post_of("3"), "t"))
         await asyncio.sleep(0)
-        answers.append(handlers.post(post_of("4"), "t"))
+        answers.append(handlers.post_records(post_of("4"), "t"))
         await turns_of_the_loop()
         assert [offset_in(answer) for answer in answers] == [0, 1, 2, 3, 4]
 
@@ -78,11 +78,11 @@ def test_a_post_that_comes_after_the_topic_is_there_and_before_that_is_known_fol
 def test_a_post_let_in_by_the_first_answer_follows_those_that_wait() -> None:
     async def scenario() -> None:
         executor = OneStepAtATime()
-        handlers = RecordHandlers(FlashQ(), asyncio.get_running_loop(), executor)
-        answers = [handlers.post(post_of("0"), "t"), handlers.post(post_of("1"), "t")]
+        handlers = PostHandler(FlashQ(), asyncio.get_running_loop(), executor)
+        answers = [handlers.post_records(post_of("0"), "t"), handlers.post_records(post_of("1"), "t")]
         first = answers[0]
         assert isinstance(first, Deferred)
-        first.attach(None, lambda _: answers.append(handlers.post(post_of("2"), "t")))
+        first.attach(None, lambda _: answers.append(handlers.post_records(post_of("2"), "t")))
         executor.tell(executor.work())
         await turns_of_the_loop()
         assert [offset_in(answer) for answer in answers] == [0, 1, 2]
@@ -94,8 +94,8 @@ def test_posts_to_a_topic_that_cannot_be_created_are_refused_and_the_next_one_tr
     async def scenario() -> None:
         executor = OneStepAtATime()
         flashq = FlashQ(InMemoryBackend())
-        handlers = RecordHandlers(flashq, asyncio.get_running_loop(), executor)
-        answers = [handlers.post(post_of("0"), "t"), handlers.post(post_of("1"), "t")]
+        handlers = PostHandler(flashq, asyncio.get_running_loop(), executor)
+        answers = [handlers.post_records(post_of("0"), "t"), handlers.post_records(post_of("1"), "t")]
         executor.tell(StorageFull("no room"))
         await asyncio.sleep(0)
         for answer in answers:
@@ -104,7 +104,7 @@ def test_posts_to_a_topic_that_cannot_be_created_are_refused_and_the_next_one_tr
             assert answer.response.status == 507
             assert json.loads(answer.response.body)["details"]["outcome"] == "not_applied"
         assert flashq.topics() == []
-        again = handlers.post(post_of("2"), "t")
+        again = handlers.post_records(post_of("2"), "t")
         executor.tell(executor.work())
         await turns_of_the_loop()
         assert offset_in(again) == 0

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import msgspec
-
+from flashq.api.schemas import ErrorBody, encode_json
 from flashq.errors import FlashQError
 
 STATUS: Mapping[str, int] = {
@@ -14,13 +13,17 @@ STATUS: Mapping[str, int] = {
     "invalid_offset": 400,
     "invalid_json": 400,
     "unauthorized": 401,
+    "forbidden": 403,
     "topic_not_found": 404,
     "group_not_found": 404,
     "not_found": 404,
     "method_not_allowed": 405,
     "offset_out_of_range": 410,
+    "precondition_failed": 412,
     "unsupported_media_type": 415,
+    "misdirected_request": 421,
     "invalid_body": 422,
+    "idempotency_key_reused": 422,
     "configuration_error": 500,
     "data_corruption": 500,
     "internal_error": 500,
@@ -30,14 +33,6 @@ STATUS: Mapping[str, int] = {
     "storage_failed": 503,
     "storage_full": 507,
 }
-
-
-class ErrorBody(msgspec.Struct):
-    """Every error there is, as JSON."""
-
-    error: str
-    message: str
-    details: dict[str, object]
 
 
 class RequestError(FlashQError):
@@ -53,4 +48,4 @@ def error_body(error: FlashQError, *, is_write: bool) -> tuple[int, bytes]:
     details = dict(error.details)
     if is_write:
         details["outcome"] = error.outcome
-    return STATUS[error.code], msgspec.json.encode(ErrorBody(error.code, error.message, details))
+    return STATUS[error.code], encode_json(ErrorBody(error.code, error.message, details))

@@ -1,21 +1,18 @@
-"""The shapes of the HTTP contract, as msgspec types, and how they become records and back.
+"""The shapes and limits of the HTTP contract, as msgspec types: what validates bodies also makes the OpenAPI document.
 
-Shared by server and client. Sizes are bytes of UTF-8; times on the wire are ISO 8601 UTC with milliseconds and Z.
+Shared by server and client. Sizes are bytes of UTF-8; times are ISO 8601 UTC with milliseconds and Z. Bodies that
+order something done (commit, reset, configure) take no unknown fields: a typo must not read as a default. Records
+do, so that what was read can be posted as it is.
 """
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode
-from binascii import Error as Base64Error
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
-from flashq.errors import ValidationError
-from flashq.record import NO_HEADERS, Row
+from flashq.storage.interface import MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES
 
 MAX_KEY_BYTES = 1024
 MAX_HEADER_VALUE_BYTES = 1024
@@ -23,26 +20,58 @@ MAX_VALUE_BYTES = 1024 * 1024
 MAX_BATCH_RECORDS = 1000
 MAX_POLL_RECORDS = 10_000
 DEFAULT_POLL_RECORDS = 100
-MAX_POLL_BYTES = 8 * 1024 * 1024
+MAX_ANSWER_BYTES = 8 * 1024 * 1024
+"""Of keys, values and headers in one JSON answer; `max_bytes` may ask for more only where the answer is streamed."""
 MAX_TIMEOUT_MS = 60_000
+MAX_METADATA_BYTES = 4096
+MAX_IDEMPOTENCY_KEY_CHARS = 255
+SERVICE = "flashq"
 
 Encoding = Literal["base64"]
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+Durability = Literal["fsynced", "written", "memory", "replicated"]
+Offset = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Milliseconds = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Bytes = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+
+
+# -- records
 
 
 class RecordIn(msgspec.Struct):
-    """A record as posted. `encoding` "base64" says what `value` is written in."""
+    """A record as posted. `encoding` "base64" says what `value` is written in, `key_encoding` the same of `key`."""
 
     value: str
     key: str | None = None
     headers: dict[str, str] | None = None
     encoding: Encoding | None = None
+    key_encoding: Encoding | None = None
 
 
 class PostRecords(msgspec.Struct):
-    """The body of `POST /topics/{topic}/records`."""
+    """The body of `POST /topics/{topic}/records`: 1 to 1,000 records."""
 
     records: list[RecordIn]
+
+
+class Posted(msgspec.Struct):
+    """Where a record has been stored, and when."""
+
+    offset: int
+    timestamp: str
+
+
+class PostedRecords(msgspec.Struct):
+    """The answer to a post: one for each record, in order."""
+
+    offsets: list[Posted]
+
+
+class PostedLines(msgspec.Struct):
+    """The answer to a post of NDJSON lines."""
+
+    first_offset: int
+    last_offset: int
+    count: int
 
 
 class RecordOut(msgspec.Struct):
@@ -58,13 +87,145 @@ class RecordOut(msgspec.Struct):
 
 
 class Records(msgspec.Struct):
-    """The answer to `GET /topics/{topic}/records`."""
+    """The answer to a read of a topic. `next_offset` is where to read on."""
 
     records: list[RecordOut]
     next_offset: int
     high_water_mark: int
     lag: int
     log_start_offset: int
+
+
+class GroupRecords(Records):
+    """The answer to a read of a group."""
+
+    committed_offset: int
+
+
+# -- topics
+
+
+class TopicSummary(msgspec.Struct):
+    """A line of the list of topics."""
+
+    name: str
+    log_start_offset: int
+    next_offset: int
+    high_water_mark: int
+    size_bytes: int
+
+
+class Topics(msgspec.Struct):
+    """All topics by name."""
+
+    topics: list[TopicSummary]
+
+
+class ConfigureTopic(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `PUT /topics/{topic}`. What is absent stays as it is; null keeps everything for ever."""
+
+    retention_ms: Milliseconds | UnsetType | None = UNSET
+    retention_bytes: Bytes | UnsetType | None = UNSET
+    segment_bytes: Annotated[int, Meta(ge=MIN_SEGMENT_BYTES, le=MAX_SEGMENT_BYTES)] | UnsetType = UNSET
+
+
+class Topic(TopicSummary):
+    """A topic described. A power cut may take records from `durable_offset` on; `epoch` rises when one has."""
+
+    durable_offset: int
+    epoch: int
+    durability: Durability
+    retention_ms: int | None
+    retention_bytes: int | None
+    segment_bytes: int
+
+
+# -- consumer groups
+
+
+class GroupCreated(msgspec.Struct):
+    """The answer to `POST /consumer/{group}`. `created` is false if it was there."""
+
+    group_id: str
+    created: bool
+
+
+class GroupSummary(msgspec.Struct):
+    """A line of the list of groups."""
+
+    group_id: str
+
+
+class Groups(msgspec.Struct):
+    """All groups by name."""
+
+    groups: list[GroupSummary]
+
+
+class GroupTopic(msgspec.Struct):
+    """Where a group stands in a topic."""
+
+    topic: str
+    committed_offset: int
+    high_water_mark: int
+    lag: int
+    last_commit_time: str
+    metadata: str | UnsetType = UNSET
+
+
+class Group(msgspec.Struct):
+    """A group described: the topics it has committed in."""
+
+    group_id: str
+    topics: list[GroupTopic]
+
+
+class CommitOffset(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a commit: the offset to read next, and a note (at most 4,096 bytes)."""
+
+    offset: int
+    metadata: str | None = None
+
+
+class Committed(msgspec.Struct):
+    """The answer to a commit."""
+
+    group_id: str
+    topic: str
+    offset: int
+    committed_offset: int
+    timestamp: str
+
+
+class GroupOffset(msgspec.Struct):
+    """Where a group stands in a topic; 0 before the first commit."""
+
+    group_id: str
+    topic: str
+    committed_offset: int
+    high_water_mark: int
+    lag: int
+    last_commit_time: str | UnsetType = UNSET
+    metadata: str | UnsetType = UNSET
+
+
+class ResetOffset(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a reset. `offset` goes with "offset", `time` with "time"; `dry_run` only tells."""
+
+    to: Literal["earliest", "latest", "offset", "time"]
+    offset: int | None = None
+    time: str | int | None = None
+    dry_run: bool = False
+
+
+class Reset(msgspec.Struct):
+    """The answer to a reset: the committed offset before and after."""
+
+    before: int
+    after: int
+
+
+# -- service
 
 
 class HealthReport(msgspec.Struct):
@@ -80,108 +241,13 @@ class HealthReport(msgspec.Struct):
     problems: list[str] | UnsetType = UNSET
 
 
+class ErrorBody(msgspec.Struct):
+    """Every error there is, as JSON."""
+
+    error: str
+    message: str
+    details: dict[str, object]
+
+
 decode_post = msgspec.json.Decoder(PostRecords).decode
 encode_json = msgspec.json.Encoder().encode
-
-
-def to_rows(records: list[RecordIn]) -> list[Row]:
-    """Posted records as the codec takes them. Raises `ValidationError` at the first one outside the limits."""
-    if not 1 <= len(records) <= MAX_BATCH_RECORDS:
-        raise _outside("records", MAX_BATCH_RECORDS, len(records), "records (1 at least)")
-    rows: list[Row] = []
-    for record in records:
-        value = record.value.encode() if record.encoding is None else _from_base64(record.value, len(rows))
-        if len(value) > MAX_VALUE_BYTES:
-            raise _outside(f"records[{len(rows)}].value", MAX_VALUE_BYTES, len(value))
-        key = record.key
-        if key is not None and len(coded := key.encode()) > MAX_KEY_BYTES:
-            raise _outside(f"records[{len(rows)}].key", MAX_KEY_BYTES, len(coded))
-        headers = _header_row(record.headers, len(rows)) if record.headers else NO_HEADERS
-        rows.append((None if key is None else coded, value, headers))
-    return rows
-
-
-def to_record_out(
-    offset: int, timestamp_ms: int, key: bytes | None, value: bytes, headers: dict[str, bytes] | None
-) -> RecordOut:
-    """A stored record as the contract shows it. A header value that is not UTF-8 shows its odd bytes as \\xNN."""
-    try:
-        return RecordOut(
-            None if key is None else key.decode(),
-            value.decode(),
-            _headers_out(headers) if headers else None,
-            offset,
-            iso_timestamp(timestamp_ms),
-        )
-    except UnicodeDecodeError:
-        shown_key, key_encoding = (None, None) if key is None else _text_or_base64(key)
-        shown_value, encoding = _text_or_base64(value)
-        return RecordOut(
-            shown_key,
-            shown_value,
-            _headers_out(headers) if headers else None,
-            offset,
-            iso_timestamp(timestamp_ms),
-            encoding or UNSET,
-            key_encoding or UNSET,
-        )
-
-
-def posted_body(first_offset: int, count: int, timestamp_ms: int) -> bytes:
-    """The answer to a post: `{"offsets":[{"offset","timestamp"}]}`, one for each record, in order."""
-    after = _after_offset(timestamp_ms)
-    if count == 1:
-        return b'{"offsets":[{"offset":%d%b]}' % (first_offset, after)
-    offsets = [b'{"offset":%d%b' % (offset, after) for offset in range(first_offset, first_offset + count)]
-    return b'{"offsets":[%b]}' % b",".join(offsets)
-
-
-@lru_cache(maxsize=1024)
-def _after_offset(timestamp_ms: int) -> bytes:
-    return b',"timestamp":"%b"}' % iso_timestamp(timestamp_ms).encode()
-
-
-@lru_cache(maxsize=1024)
-def iso_timestamp(timestamp_ms: int) -> str:
-    """Unix milliseconds as ISO 8601 UTC: 2026-01-15T10:30:45.123Z."""
-    return f"{_iso_seconds(timestamp_ms // 1000)}.{timestamp_ms % 1000:03}Z"
-
-
-@lru_cache(maxsize=64)
-def _iso_seconds(timestamp_s: int) -> str:
-    return (_EPOCH + timedelta(seconds=timestamp_s)).strftime("%Y-%m-%dT%H:%M:%S")
-
-
-def _header_row(headers: dict[str, str], at: int) -> list[tuple[str, bytes]]:
-    row = [(name, value.encode()) for name, value in headers.items()]
-    for name, value in row:
-        if len(value) > MAX_HEADER_VALUE_BYTES:
-            raise _outside(f"records[{at}].headers[{name[:100]}]", MAX_HEADER_VALUE_BYTES, len(value))
-    return row
-
-
-def _headers_out(headers: dict[str, bytes]) -> dict[str, str]:
-    return {name: value.decode(errors="backslashreplace") for name, value in headers.items()}
-
-
-def _from_base64(text: str, at: int) -> bytes:
-    try:
-        return b64decode(text, validate=True)
-    except (Base64Error, ValueError) as error:
-        raise ValidationError(f"records[{at}].value is not base64: {error}", field=f"records[{at}].value") from error
-
-
-def _text_or_base64(data: bytes) -> tuple[str, Encoding | None]:
-    try:
-        return data.decode(), None
-    except UnicodeDecodeError:
-        return b64encode(data).decode(), "base64"
-
-
-def _outside(field: str, limit: int, actual: int, unit: str = "bytes") -> ValidationError:
-    return ValidationError(
-        f"{field} has {actual} {unit}; at most {limit} are allowed. Nothing was stored",
-        field=field,
-        max_size=limit,
-        actual_size=actual,
-    )

@@ -36,6 +36,8 @@ EXIT_CODES: Final[Mapping[str, int]] = {
     "invalid_offset": USAGE,
     "configuration_error": USAGE,
     "offset_out_of_range": UNEXPECTED,
+    "precondition_failed": UNEXPECTED,
+    "idempotency_key_reused": UNEXPECTED,
     "topic_not_found": UNEXPECTED,
     "group_not_found": UNEXPECTED,
     "closed": UNEXPECTED,

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from urllib.parse import unquote
 
 from flashq.api.errors import RequestError, error_body
+from flashq.api.operations import BY_ID
 from flashq.errors import FlashQError
 from flashq.http.message import Deferred, Request, Response
 
-Operation = Callable[..., Response | Deferred]
+OperationHandler = Callable[..., Response | Deferred]
 """Takes the request and the names in its path."""
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """What a path is: the methods it has, and the names found in it."""
-
-    operations: Mapping[str, Operation]
-    names: tuple[str, ...]
-
-
 class Router:
-    """The server's one handler. `routes` maps `/topics/{topic}/records` and the like to operations by method."""
+    """The server's one handler: requests to the handlers of operations, given by operation id."""
 
-    def __init__(self, routes: Mapping[str, Mapping[str, Operation]], token: str | None = None) -> None:
-        self._routes = [(template.split("/"), operations) for template, operations in routes.items()]
+    def __init__(self, handlers: Mapping[str, OperationHandler], token: str | None = None) -> None:
+        by_path: dict[str, dict[str, OperationHandler]] = {}
+        for name, handler in handlers.items():
+            by_path.setdefault(BY_ID[name].path, {})[BY_ID[name].method] = handler
+        self._routes = [(template.split("/"), methods) for template, methods in by_path.items()]
         self._authorization = None if token is None else f"Bearer {token}".encode()
 
     def __call__(self, request: Request) -> Response | Deferred:
@@ -44,7 +39,7 @@ class Router:
         except RecursionError:
             return error_response(RequestError("invalid_json", "the JSON is nested too deeply"), request)
 
-    def _resolve(self, request: Request) -> tuple[Operation, tuple[str, ...]]:
+    def _resolve(self, request: Request) -> tuple[OperationHandler, tuple[str, ...]]:
         self._authorize(request)
         for template, operations in self._routes:
             names = _match(template, request.path)
