@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from flashq.errors import DataCorruption, FlashQError, InvalidParameter, StorageFailed, UnsupportedFormat
+from flashq.errors import DataCorruption, FlashQError, InvalidParameter, StorageFailed, StorageFull, UnsupportedFormat
 from flashq.logging import get_logger
 from flashq.storage.backend import Deliver, Health, StorageBackend
 from flashq.storage.file.consumer_group import GROUP_SUFFIX, FileConsumerGroup
@@ -79,7 +79,9 @@ class FileBackend(StorageBackend):
                 disk.sync_directory(directory)
             self._open_topics()
             self._open_groups()
+            disk.reserve_descriptors()
         except BaseException:
+            disk.release_descriptors()
             self._flusher.close()
             self._directory_lock.release()
             raise
@@ -95,6 +97,7 @@ class FileBackend(StorageBackend):
     def create_topic(self, name: str, config: TopicConfig) -> TopicLog:
         with self._changing:
             if name not in self._topics:
+                self._check_descriptors(f"topic {name}")
                 with on_disk(f"topic {name}"):
                     self._topics[name] = create_topic(
                         self._topics_dir, name, config, disk=self._disk, flusher=self._flusher, epoch=self._root.epoch
@@ -117,6 +120,7 @@ class FileBackend(StorageBackend):
     def create_group(self, name: str) -> ConsumerGroup:
         with self._changing:
             if name not in self._groups:
+                self._check_descriptors(f"group {name}")
                 path = os.path.join(self._groups_dir, file_name(name) + GROUP_SUFFIX)
                 with on_disk(f"group {name}"):
                     self._groups[name] = FileConsumerGroup.create(self._disk, path, name, self._flusher)
@@ -158,6 +162,7 @@ class FileBackend(StorageBackend):
             except FlashQError as error:
                 first = first or error
         self._flusher.close()
+        self._disk.release_descriptors()
         if first is None:
             self._root.clean = True
             try:
@@ -167,6 +172,14 @@ class FileBackend(StorageBackend):
         self._directory_lock.release()
         if first is not None:
             raise first
+
+    def _check_descriptors(self, what: str) -> None:
+        """Every topic and group keeps a descriptor: the last ones are for the work of those that are there."""
+        if not self._disk.reserve_descriptors():
+            raise StorageFull(
+                f"no file descriptors are left for {what}. Nothing was made; "
+                "close some connections, or raise the limit on open files"
+            )
 
     # -- opening
 

@@ -27,6 +27,9 @@ _OPEN_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # O_NONBLOCK: openin
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Errors of a write that leave the disk in order: cut back, answer 507, go on."""
 
+RESERVED_DESCRIPTORS = 16
+_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+
 
 class OpenFile:
     """A descriptor that closes with its last reference: a reader may still hold it when its log lets go."""
@@ -44,11 +47,51 @@ class OpenFile:
 class Disk:
     """The real disk. Every method raises OSError as the system call does."""
 
+    _spare: list[OpenFile] | None = None
+
+    def reserve_descriptors(self) -> bool:
+        """Keep `RESERVED_DESCRIPTORS` open for when the process has no more; whether all of them are there.
+
+        Connections may take every descriptor there is: a log must still be able to roll, and to read a sealed segment.
+        """
+        spare = self._spare = [] if self._spare is None else self._spare
+        try:
+            while len(spare) < RESERVED_DESCRIPTORS:
+                spare.append(OpenFile(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), os.devnull))
+        except OSError as error:
+            if error.errno not in _NO_DESCRIPTORS:
+                raise
+            return False
+        return True
+
+    def release_descriptors(self) -> None:
+        self._spare = None
+
+    def _open(self, path: str, flags: int) -> int:
+        """`os.open`, with a reserved descriptor if there is no other. The reserve fills up again when it can."""
+        while True:
+            try:
+                fd = os.open(path, flags, 0o600)
+                break
+            except OSError as error:
+                if error.errno not in _NO_DESCRIPTORS or not self._take_spare():
+                    raise
+        if self._spare is not None and len(self._spare) < RESERVED_DESCRIPTORS:
+            self.reserve_descriptors()
+        return fd
+
+    def _take_spare(self) -> bool:
+        try:
+            (self._spare or []).pop()
+        except IndexError:
+            return False
+        return True
+
     def open(self, path: str, *, create: bool = False, write: bool = False) -> OpenFile:
         """Raises `DataCorruption` for a link, a device, a FIFO or a file of another user."""
         flags = _OPEN_FLAGS | (os.O_RDWR if write else os.O_RDONLY) | (os.O_CREAT if create else 0)
         try:
-            fd = os.open(path, flags, 0o600)
+            fd = self._open(path, flags)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
                 raise refused(path, "it is not a regular file") from error
@@ -81,7 +124,7 @@ class Disk:
         _sync(file.fd)
 
     def sync_directory(self, path: str) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = self._open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
         finally:
