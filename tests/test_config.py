@@ -11,17 +11,9 @@ from typing import Any
 
 import pytest
 
-from flashq.config import (
-    GIB,
-    KIB,
-    MIB,
-    SETTINGS,
-    ServerSettings,
-    load_settings,
-    read_token,
-    token_file_warning,
-)
+from flashq.config import load_settings, read_token, token_file_warning
 from flashq.errors import ConfigurationError
+from flashq.settings import GIB, KIB, MIB, SETTINGS, ServerSettings
 
 DOCS = Path(__file__).parents[1] / "docs" / "configuration.md"
 
@@ -292,6 +284,50 @@ def test_any_other_host_needs_a_token_or_a_clear_word(host: str, tmp_path: Path)
     assert load({"host": host}, {"FLASHQ_TOKEN": "t"}).host == host
 
 
+# Names, origins and certificates
+
+
+def test_a_list_is_repeated_as_a_flag_has_commas_in_a_variable_and_is_one_in_the_file(tmp_path: Path) -> None:
+    two = ("a.example", "[::1]")
+    assert load({"allow_host": ["A.example", "[::1]"]}).allow_host == two
+    assert load({}, {"FLASHQ_ALLOW_HOST": "a.example, [::1]"}).allow_host == two
+    assert load({}, {}, toml(tmp_path, 'allow_host = ["a.example", "[::1]"]')).allow_host == two
+    assert load({"allow_host": []}, {"FLASHQ_ALLOW_HOST": "a"}).allow_host == ("a",), "a flag that was not given"
+    assert load({"allow_host": ["none"]}, {"FLASHQ_ALLOW_HOST": "a"}).allow_host == ()
+    assert load({}, {}, toml(tmp_path, "cors_origin = []")).cors_origin == ()
+
+
+@pytest.mark.parametrize(
+    "text", ["", ",", "a,", "a b", "a:80", "*", "*.example", "http://a", "-a", "a/b", "a\nb", "\u00e9"]
+)
+def test_a_name_of_this_server_is_a_name_or_an_address(text: str, tmp_path: Path) -> None:
+    assert "(variable FLASHQ_ALLOW_HOST) is not allowed" in refusal({}, {"FLASHQ_ALLOW_HOST": text}).message
+    refusal({"allow_host": [text]}) if text else None
+    refusal({}, {}, toml(tmp_path, f"allow_host = {[text]}"))
+    refusal({}, {}, toml(tmp_path, 'allow_host = "a"'))
+    refusal({}, {}, toml(tmp_path, "allow_host = [1]"))
+
+
+@pytest.mark.parametrize("text", ["https://a.example", "http://a:3000", "http://[::1]:1", "null", "app://x"])
+def test_an_origin_is_written_as_browsers_write_it(text: str) -> None:
+    assert load({"cors_origin": [text]}).cors_origin == (text,)
+
+
+@pytest.mark.parametrize(
+    "text", ["*", "a.example", "https://", "https://a/", "https://a/b", "https://*.a", "https://u@a", "https://a:",
+             "//a", "https://a:080", "https://a b"],
+)  # fmt: skip
+def test_no_pattern_path_or_bare_name_is_an_origin(text: str) -> None:
+    refusal({"cors_origin": [text]})
+
+
+def test_a_certificate_and_its_key_come_together() -> None:
+    assert load({"tls_cert": "c", "tls_key": "k"}).tls_key == "k"
+    assert load({"tls_cert": "c"}, {"FLASHQ_TLS_KEY": "k"}).tls_key == "k"
+    assert "tls_cert is given without tls_key" in refusal({"tls_cert": "c"}).message
+    assert "tls_key is given without tls_cert" in refusal({}, {"FLASHQ_TLS_KEY": "k"}).message
+
+
 # The token
 
 
@@ -350,7 +386,7 @@ def test_a_token_file_open_to_other_users_is_worth_a_warning(tmp_path: Path) -> 
 
 def test_every_default_is_a_value_its_own_setting_takes() -> None:
     for setting in SETTINGS.values():
-        if setting.name != "token_file":
+        if setting.default_text != "unset":
             assert setting.kind.from_text(setting.default_text) == setting.default
 
 

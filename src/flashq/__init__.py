@@ -29,7 +29,8 @@ from flashq.errors import (
 )
 
 if TYPE_CHECKING:
-    from flashq.broker.flashq import FlashQ, PolledRecords
+    from flashq.broker.flashq import FlashQ
+    from flashq.broker.polled import PolledRecords
     from flashq.record import Record, RecordWithOffset
 
 __version__ = "0.1.0"
@@ -37,7 +38,7 @@ __version__ = "0.1.0"
 # Loaded when first named: the command line would pay half a second for the engine in every `--help`.
 _LAZY = {
     "FlashQ": "flashq.broker.flashq",
-    "PolledRecords": "flashq.broker.flashq",
+    "PolledRecords": "flashq.broker.polled",
     "Record": "flashq.record",
     "RecordWithOffset": "flashq.record",
 }

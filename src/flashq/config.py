@@ -1,28 +1,22 @@
-"""The settings of a server: what there is to set, and the values that hold once every source has been read.
+"""The settings that hold once every source has been read: flags, FLASHQ_* variables, a TOML file, defaults.
 
-The fields of `ServerSettings` are the one table of settings. Flags, FLASHQ_* variables, TOML keys, the help
-of `flashq serve` and the table in docs/configuration.md follow from it: a new setting is one more field.
-Nothing else in FlashQ reads the environment, and nothing here opens storage or listens.
+What there is to set is in settings.py. Nothing else in FlashQ reads the environment, and nothing here opens storage
+or listens.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import stat
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final
 
+from flashq.addresses import is_loopback
 from flashq.errors import ConfigurationError
+from flashq.settings import PREFIX, SETTINGS, NotAllowedError, ServerSettings, Setting
 
-KIB: Final = 1024
-MIB: Final = 1024 * KIB
-GIB: Final = 1024 * MIB
-
-PREFIX: Final = "FLASHQ_"
 CONFIG_VARIABLE: Final = "FLASHQ_CONFIG"  # names the TOML file
 URL_VARIABLE: Final = "FLASHQ_URL"  # belongs to clients
 TOKEN_VARIABLE: Final = "FLASHQ_TOKEN"  # the token itself: no setting, so it is in no repr, no log and no flag  # noqa: S105
@@ -31,10 +25,6 @@ _VARIABLES_OF_OTHERS: Final = frozenset({CONFIG_VARIABLE, URL_VARIABLE, TOKEN_VA
 _MAX_TOKEN_BYTES: Final = 4096
 _MAX_SHOWN: Final = 100  # characters of a refused value repeated in an error
 
-# ASCII digits only: int() alone would also take 1_0, +5, surrounding blanks and the digits of other scripts.
-_NUMBER: Final = re.compile(r"(0|[1-9][0-9]{0,18})([A-Za-z]*)")
-_DECIMAL: Final = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,9})?")
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")  # what fits between `Bearer ` and the end of a header line
 
 # Kubernetes sets these in every pod beside a service named flashq, unless the pod asks it not to.
@@ -42,265 +32,6 @@ _SERVICE_LINK: Final = re.compile(r"FLASHQ_(SERVICE_(HOST|PORT)(_.*)?|PORT_[0-9]
 _SERVICE_LINK_HINT: Final = (
     "Kubernetes sets this variable for a service named flashq; give the pod enableServiceLinks: false"
 )
-
-
-class _NotAllowedError(ValueError):
-    """A kind does not take this value."""
-
-
-class Kind(ABC):
-    """What values a setting takes, and how they are written in text (flags, variables) and in TOML."""
-
-    metavar: str
-    is_switch = False
-
-    @property
-    @abstractmethod
-    def allowed(self) -> str:
-        """The values this kind takes, in words that end an error message."""
-
-    @abstractmethod
-    def from_text(self, text: str) -> object: ...
-
-    @abstractmethod
-    def from_value(self, value: object) -> object:
-        """The same from a typed value, as TOML has them. A number in quotes is a string and is refused."""
-
-    def show(self, value: object) -> str:
-        """`value` as a user would write it."""
-        return "none" if value is None else str(value)
-
-
-@dataclass(frozen=True)
-class Text(Kind):
-    metavar: str = "TEXT"
-
-    @property
-    def allowed(self) -> str:
-        return "text, not empty and without control characters"
-
-    def show(self, value: object) -> str:
-        return "unset" if value is None else str(value)
-
-    def from_text(self, text: str) -> str:
-        if not text.strip() or _CONTROL.search(text):
-            raise _NotAllowedError
-        return text
-
-    def from_value(self, value: object) -> str:
-        if not isinstance(value, str):
-            raise _NotAllowedError
-        return self.from_text(value)
-
-
-@dataclass(frozen=True)
-class Choice(Kind):
-    options: tuple[str, ...]
-
-    @property
-    def metavar(self) -> str:  # type: ignore[override]
-        return "|".join(self.options)
-
-    @property
-    def allowed(self) -> str:
-        return f"{', '.join(self.options[:-1])} or {self.options[-1]}"
-
-    def from_text(self, text: str) -> str:
-        if text not in self.options:
-            raise _NotAllowedError
-        return text
-
-    def from_value(self, value: object) -> str:
-        if not isinstance(value, str):
-            raise _NotAllowedError
-        return self.from_text(value)
-
-
-@dataclass(frozen=True)
-class Number(Kind):
-    """A whole number, both bounds included; with `units`, one may follow the digits (64MiB, 7d)."""
-
-    minimum: int
-    maximum: int = 2**63 - 1
-    metavar: str = "NUMBER"
-    units: tuple[tuple[str, int], ...] = ()  # smallest first
-    base: str = ""  # what the number counts when no unit follows
-    optional: bool = False  # takes `none`
-
-    @property
-    def allowed(self) -> str:
-        if self.maximum == 2**63 - 1:
-            bounds = f"{self.show(self.minimum)} or more"
-        else:
-            bounds = f"from {self.show(self.minimum)} to {self.show(self.maximum)}"
-        names = [name for name, _ in self.units]
-        written = f", in {self.base} or followed by {', '.join(names[:-1])} or {names[-1]}" if names else ""
-        return f"a whole number, {bounds}{written}{', or none' if self.optional else ''}"
-
-    def from_text(self, text: str) -> int | None:
-        if self.optional and text == "none":
-            return None
-        match = _NUMBER.fullmatch(text)
-        if match is None:
-            raise _NotAllowedError
-        factor = {"": 1, **dict(self.units)}.get(match[2])
-        if factor is None:
-            raise _NotAllowedError
-        return self._within(int(match[1]) * factor)
-
-    def from_value(self, value: object) -> int | None:
-        if isinstance(value, str) and self.units and not value[-1:].isdigit():
-            return self.from_text(value)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise _NotAllowedError
-        return self._within(value)
-
-    def _within(self, number: int) -> int:
-        if not self.minimum <= number <= self.maximum:
-            raise _NotAllowedError
-        return number
-
-    def show(self, value: object) -> str:
-        if isinstance(value, int):
-            for name, factor in reversed(self.units):
-                if value and value % factor == 0:
-                    return f"{value // factor}{name}"
-        return super().show(value)
-
-
-@dataclass(frozen=True)
-class Seconds(Kind):
-    minimum: float
-    maximum: float
-    metavar: str = "SECONDS"
-
-    @property
-    def allowed(self) -> str:
-        return f"a number of seconds from {self.minimum:g} to {self.maximum:g}"
-
-    def from_text(self, text: str) -> float:
-        if _DECIMAL.fullmatch(text) is None:
-            raise _NotAllowedError
-        return self.from_value(float(text))
-
-    def from_value(self, value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise _NotAllowedError
-        if not self.minimum <= value <= self.maximum:  # false for nan and inf, which TOML can write
-            raise _NotAllowedError
-        return float(value)
-
-
-@dataclass(frozen=True)
-class Switch(Kind):
-    metavar: str = ""
-    is_switch = True
-
-    @property
-    def allowed(self) -> str:
-        return "true, false, 1 or 0"
-
-    def from_text(self, text: str) -> bool:
-        if text not in ("true", "false", "1", "0"):
-            raise _NotAllowedError
-        return text in ("true", "1")
-
-    def from_value(self, value: object) -> bool:
-        if not isinstance(value, bool):
-            raise _NotAllowedError
-        return value
-
-    def show(self, value: object) -> str:
-        return "true" if value else "false"
-
-
-def _size(minimum: int, maximum: int = 2**63 - 1, *, optional: bool = False) -> Number:
-    units = (("KiB", KIB), ("MiB", MIB), ("GiB", GIB))
-    return Number(minimum, maximum, metavar="SIZE", units=units, base="bytes", optional=optional)
-
-
-def _duration_ms() -> Number:
-    units = (("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000))
-    return Number(1, metavar="DURATION", units=units, base="milliseconds", optional=True)
-
-
-_T = TypeVar("_T")
-
-
-def _setting(default: _T, kind: Kind, meaning: str) -> _T:
-    made: _T = field(default=default, metadata={"kind": kind, "meaning": meaning})
-    return made
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerSettings:
-    """Every setting of a server. `load_settings` checks values; the constructor does not.
-
-    None for a retention keeps everything. The token is not here: see `read_token`.
-    """
-
-    # fmt: off
-    host: str = _setting(
-        "127.0.0.1", Text("ADDRESS"), "Address or name to listen on. Any but loopback needs a token or `insecure`.")
-    port: int = _setting(8080, Number(0, 65535, "PORT"), "TCP port to listen on; 0 takes a free one.")
-    storage: Literal["file", "memory"] = _setting(
-        "file", Choice(("file", "memory")), "Where records live; `memory` forgets everything on exit.")
-    data_dir: str = _setting("./flashq-data", Text("DIRECTORY"), "Directory of the log files, for storage `file`.")
-    sync_mode: Literal["always", "periodic", "never"] = _setting(
-        "always", Choice(("always", "periodic", "never")),
-        "When the disk is told to keep records: before each answer, in the background, or on roll and close only.")
-    commit_threshold: int = _setting(10, Number(1), "Records after which a sync starts early.")
-    sync_interval_s: float = _setting(
-        1.0, Seconds(0.001, 86_400), "Longest time between syncs, for sync mode `periodic`.")
-    segment_bytes: int = _setting(64 * MIB, _size(KIB, 2 * GIB), "Size at which a log rolls to its next segment file.")
-    retention_ms: int | None = _setting(
-        None, _duration_ms(), "Age past which records of a topic may go, unless the topic says otherwise; "
-        "`none` keeps everything.")
-    retention_bytes: int | None = _setting(
-        None, _size(1, optional=True), "Size past which the oldest records of a topic may go, unless the topic says "
-        "otherwise; `none` keeps everything.")
-    max_body_bytes: int = _setting(
-        64 * MIB, _size(KIB, 2 * GIB), "Largest request body taken; beyond it the answer is 413.")
-    max_connections: int = _setting(
-        1024, Number(1, 1_000_000), "Connections open at once; beyond it the answer is 503.")
-    token_file: str | None = _setting(
-        None, Text("FILE"), "File whose content is the token that every request must carry.")
-    insecure: bool = _setting(False, Switch(), "Listen beyond loopback without a token.")
-    log_level: Literal["debug", "info", "warning", "error"] = _setting(
-        "info", Choice(("debug", "info", "warning", "error")), "The least severe events that are logged.")
-    log_format: Literal["auto", "console", "json"] = _setting(
-        "auto", Choice(("auto", "console", "json")),
-        "`console` logs key=value lines, `json` JSON lines, `auto` console on a terminal and json elsewhere.")
-    # fmt: on
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One field of `ServerSettings` under all its names. Its TOML key is `name`."""
-
-    name: str
-    kind: Kind
-    default: object
-    meaning: str
-
-    @property
-    def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
-
-    @property
-    def variable(self) -> str:
-        return PREFIX + self.name.upper()
-
-    @property
-    def default_text(self) -> str:
-        return self.kind.show(self.default)
-
-
-def _described(made: dataclasses.Field[Any]) -> Setting:
-    return Setting(made.name, made.metadata["kind"], made.default, made.metadata["meaning"])
-
-
-SETTINGS: Final[Mapping[str, Setting]] = {made.name: _described(made) for made in dataclasses.fields(ServerSettings)}
 
 
 @dataclass(frozen=True)
@@ -321,13 +52,14 @@ def load_settings(
 ) -> ServerSettings:
     """The settings that hold: flags before FLASHQ_* variables before the TOML file before defaults.
 
-    `flags` maps setting names to text or typed values; None stands for a flag that was not given. `config_file`
-    goes before FLASHQ_CONFIG. Every source is checked, also where a stronger one overrides it.
+    `flags` maps setting names to text or typed values; None stands for a flag that was not given, and so does a list
+    without items, for one that may be repeated. `config_file` goes before FLASHQ_CONFIG. Every source is checked, also
+    where a stronger one overrides it.
 
-    Raises `ConfigurationError` for an unknown name, a value that is not allowed, a file that cannot be read, and
-    a host beyond loopback with neither token nor `insecure`. `details`: setting, value, source and allowed for a
-    bad value; name, source and suggestion for an unknown one; never the value of an unknown name, which may be a
-    mistyped secret.
+    Raises `ConfigurationError` for an unknown name, a value that is not allowed, a file that cannot be read, a host
+    beyond loopback with neither token nor `insecure`, and a certificate without key or a key without certificate.
+    `details`: setting, value, source and allowed for a bad value; name, source and suggestion for an unknown one; never
+    the value of an unknown name, which may be a mistyped secret.
     """
     given = {
         **_from_file(_config_path(environ, config_file)),
@@ -337,6 +69,7 @@ def load_settings(
     values: dict[str, Any] = {name: found.value for name, found in given.items()}
     settings = ServerSettings(**values)
     _check_exposure(settings, environ, given.get("host"))
+    _check_tls_pair(settings)
     return settings
 
 
@@ -394,8 +127,10 @@ def _from_flags(flags: Mapping[str, object]) -> dict[str, _Given]:
     for name, value in flags.items():
         if name not in SETTINGS:
             raise _unknown(f"flag {_shown(name)}", name, {known: s.flag for known, s in SETTINGS.items()})
+        setting = SETTINGS[name]
+        if setting.kind.is_list and isinstance(value, (list, tuple)):
+            value = ",".join(value) or None
         if value is not None:
-            setting = SETTINGS[name]
             given[name] = _checked(setting, value, f"flag {setting.flag}", is_text=isinstance(value, str))
     return given
 
@@ -404,7 +139,7 @@ def _checked(setting: Setting, value: object, source: str, *, is_text: bool) -> 
     kind = setting.kind
     try:
         return _Given(kind.from_text(str(value)) if is_text else kind.from_value(value), source)
-    except _NotAllowedError as error:
+    except NotAllowedError as error:
         details: dict[str, Any] = {
             "setting": setting.name, "value": _shown(value), "source": source, "allowed": kind.allowed,
         }  # fmt: skip
@@ -443,7 +178,7 @@ def _shown(value: object) -> str:
 def _check_exposure(settings: ServerSettings, environ: Mapping[str, str], given: _Given | None) -> None:
     """Refuse to be open to other machines by accident."""
     has_token = settings.token_file is not None or bool(environ.get(TOKEN_VARIABLE, "").strip())
-    if has_token or settings.insecure or _is_loopback(settings.host):
+    if has_token or settings.insecure or is_loopback(settings.host):
         return
     source = given.source if given else "default"
     raise ConfigurationError(
@@ -454,17 +189,15 @@ def _check_exposure(settings: ServerSettings, environ: Mapping[str, str], given:
     )  # fmt: skip
 
 
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    import ipaddress
-
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False  # a name may resolve to anything
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
+def _check_tls_pair(settings: ServerSettings) -> None:
+    if (settings.tls_cert is None) is (settings.tls_key is None):
+        return
+    there, missing = ("tls_cert", "tls_key") if settings.tls_key is None else ("tls_key", "tls_cert")
+    raise ConfigurationError(
+        f"{there} is given without {missing}; TLS needs both: {SETTINGS['tls_cert'].flag} and "
+        f"{SETTINGS['tls_key'].flag}",
+        setting=missing,
+    )
 
 
 def read_token(settings: ServerSettings, environ: Mapping[str, str]) -> str | None:

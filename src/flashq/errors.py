@@ -38,7 +38,10 @@ class ValidationError(FlashQError, ValueError):
 
 
 class InvalidOffset(FlashQError, ValueError):
-    """An offset to commit lies beyond the high water mark. `details`: offset, topic, max_offset."""
+    """An offset to commit is below 0 or beyond the high water mark, or one to reset to is not in the log.
+
+    `details`: offset, topic, max_offset, and for a reset min_offset.
+    """
 
     code = "invalid_offset"
 

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import resource
 import signal
+import ssl
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -13,20 +14,26 @@ from typing import Any
 
 from flashq import __version__
 from flashq.broker.flashq import FlashQ
-from flashq.config import ServerSettings
 from flashq.errors import FlashQError
+from flashq.http.edge import Edge
+from flashq.http.handlers.blocking import Blocking
+from flashq.http.handlers.groups import GroupHandlers
 from flashq.http.handlers.health import HealthHandler
 from flashq.http.handlers.posts import PostHandler
 from flashq.http.handlers.reads import ReadHandler
+from flashq.http.handlers.streams import StreamHandler
+from flashq.http.handlers.topics import TopicHandlers
 from flashq.http.head import Limits
 from flashq.http.listener import HttpServer
 from flashq.http.message import Response, render_error
 from flashq.http.router import OperationHandler, Router
 from flashq.logging import get_logger
+from flashq.settings import ServerSettings
 from flashq.storage.backend import StorageBackend
 from flashq.storage.file.backend import FileBackend
 from flashq.storage.interface import TopicConfig
 from flashq.storage.memory import InMemoryBackend
+from flashq.tls import server_context
 
 DRAIN_S = 8.0  # of the 10 s a stop may take; the rest is for the last flush
 BLOCKING_THREADS = 4
@@ -37,15 +44,26 @@ log = get_logger("flashq.server")
 
 def run(settings: ServerSettings, token: str | None) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. Raises `FlashQError` or OSError if it cannot start."""
+    tls = _tls_of(settings)
     _raise_descriptor_limit()
     flashq, opening = _open(settings)
     _relax_collector()
     try:
-        _run_loop(_serve(flashq, settings, token, opening))
+        _run_loop(_serve(flashq, settings, token, tls, opening))
     except BaseException:
         flashq.close()
         raise
     return _close(flashq)
+
+
+def _edge_of(settings: ServerSettings, token: str | None) -> Edge:
+    return Edge(token=token, host=settings.host, allow_hosts=settings.allow_host, cors_origins=settings.cors_origin)
+
+
+def _tls_of(settings: ServerSettings) -> ssl.SSLContext | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return server_context(settings.tls_cert, settings.tls_key)
 
 
 def _open(settings: ServerSettings) -> tuple[FlashQ, dict[str, object]]:
@@ -80,7 +98,13 @@ def _open(settings: ServerSettings) -> tuple[FlashQ, dict[str, object]]:
     return FlashQ(backend, topic_defaults=defaults), found
 
 
-async def _serve(flashq: FlashQ, settings: ServerSettings, token: str | None, opening: dict[str, object]) -> None:
+async def _serve(
+    flashq: FlashQ,
+    settings: ServerSettings,
+    token: str | None,
+    tls: ssl.SSLContext | None,
+    opening: dict[str, object],
+) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     # Not the loop's own handlers: closing the loop brings the default action back, while the last flush is to come.
@@ -88,15 +112,16 @@ async def _serve(flashq: FlashQ, settings: ServerSettings, token: str | None, op
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
     flashq.backend.drive_from_loop(loop.call_soon, loop.call_soon_threadsafe)
     executor = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="flashq-blocking")
-    router = Router(_handlers(flashq, loop, executor), token)
+    router = Router(_handlers(flashq, loop, executor), _edge_of(settings, token))
     limits = Limits(max_body_bytes=settings.max_body_bytes, max_connections=settings.max_connections)
     server = HttpServer(router, limits=limits, render=_protocol_error, on_error=_log_failure)
     try:
-        await server.start(settings.host, settings.port)
+        await server.start(settings.host, settings.port, ssl=tls)
+        scheme = "http" if tls is None else "https"
         log.info(
             "listening",
             version=__version__,
-            address=" ".join(f"http://{_in_url(host)}:{port}" for host, port in server.addresses),
+            address=" ".join(f"{scheme}://{_in_url(host)}:{port}" for host, port in server.addresses),
             storage=settings.storage,
             **opening,
         )
@@ -112,10 +137,27 @@ async def _serve(flashq: FlashQ, settings: ServerSettings, token: str | None, op
 
 def _handlers(flashq: FlashQ, loop: asyncio.AbstractEventLoop, executor: Executor) -> dict[str, OperationHandler]:
     """What answers each operation of the contract, by its id."""
-    posts, reads = PostHandler(flashq, loop, executor), ReadHandler(flashq, loop)
+    blocking = Blocking(loop, executor)
+    posts, reads = PostHandler(flashq, loop, executor), ReadHandler(flashq, loop, blocking)
+    streams = StreamHandler(flashq, loop, blocking)
+    topics, groups = TopicHandlers(flashq, blocking), GroupHandlers(flashq, blocking)
     return {
         "post_records": posts.post_records,
         "poll_records": reads.poll_records,
+        "poll_group": reads.poll_group,
+        "stream_records": streams.stream_records,
+        "stream_group": streams.stream_group,
+        "list_topics": topics.list_topics,
+        "put_topic": topics.put_topic,
+        "get_topic": topics.get_topic,
+        "delete_topic": topics.delete_topic,
+        "create_group": groups.create_group,
+        "list_groups": groups.list_groups,
+        "get_group": groups.get_group,
+        "delete_group": groups.delete_group,
+        "commit_offset": groups.commit_offset,
+        "get_group_offset": groups.get_group_offset,
+        "reset_offset": groups.reset_offset,
         "health": HealthHandler(flashq).get,
     }
 
@@ -149,7 +191,10 @@ def _protocol_error(status: int, code: str, message: str, details: dict[str, obj
 
 
 def _log_failure(error: Exception) -> None:
-    log.error("internal_error", exc_info=error)
+    if isinstance(error, FlashQError):  # met in the middle of a streamed answer, after its status
+        log.warning("answer_cut_off", error=error.code, why=error.message)
+    else:
+        log.error("internal_error", exc_info=error)
 
 
 def _in_url(host: str) -> str:

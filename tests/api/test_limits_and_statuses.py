@@ -408,7 +408,7 @@ def test_a_body_of_1000_large_records_below_the_cap_is_taken(server: Process) ->
 @pytest.mark.parametrize(
     "path",
     ["/", "/nothing", "/topics/kept/record", "/topics/kept/records/", "/topics/kept/records/0", "/topics//kept/records",
-     "/Health", "/health/", "/health/x", "/%68ealth", "/topics/kept%2Frecords"],
+     "/Health", "/health/", "/health/x", "/%68ealth"],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_an_unknown_path_is_404(seeded: Process, method: str, path: str) -> None:
@@ -453,7 +453,8 @@ def test_health_tells_what_the_contract_lists(server: Process) -> None:
     assert set(told) == {
         "status", "service", "timestamp", "version", "uptime", "topics_count", "consumer_groups_count",
     }  # fmt: skip
-    assert (told["status"], told["service"], told["consumer_groups_count"]) == ("healthy", "flashq", 0)
+    assert (told["status"], told["service"]) == ("healthy", "flashq")
+    assert told["consumer_groups_count"] == before.json()["consumer_groups_count"]
     assert told["topics_count"] == before.json()["topics_count"] + 1
     assert told["uptime"] >= before.json()["uptime"] >= 0
     assert isinstance(told["timestamp"], int)

@@ -14,8 +14,8 @@ import pytest
 
 from flashq import logging
 from flashq.cli.main import main
-from flashq.config import SETTINGS, ServerSettings
 from flashq.errors import DataCorruption, DirectoryLocked, FlashQError, StorageFull
+from flashq.settings import SETTINGS, ServerSettings
 
 Run = Callable[[ServerSettings, str | None], int]
 
@@ -76,7 +76,8 @@ def test_every_setting_has_a_flag_and_the_flag_reaches_the_server(
         "host": "::1", "port": "0", "storage": "memory", "data_dir": "d", "sync_mode": "periodic",
         "commit_threshold": "5", "sync_interval_s": "0.5", "segment_bytes": "1MiB", "retention_ms": "7d",
         "retention_bytes": "1GiB", "max_body_bytes": "2MiB", "max_connections": "7", "token_file": str(token),
-        "insecure": "", "log_level": "error", "log_format": "json",
+        "insecure": "", "allow_host": "a.example,b.example", "cors_origin": "https://c.example", "tls_cert": "c.pem",
+        "tls_key": "k.pem", "log_level": "error", "log_format": "json",
     }  # fmt: skip
     assert set(values) == set(SETTINGS)
     arguments = [part for name, text in values.items() for part in (SETTINGS[name].flag, text) if part]
@@ -86,8 +87,9 @@ def test_every_setting_has_a_flag_and_the_flag_reaches_the_server(
             ServerSettings(
                 host="::1", port=0, storage="memory", data_dir="d", sync_mode="periodic", commit_threshold=5,
                 sync_interval_s=0.5, segment_bytes=2**20, retention_ms=604_800_000, retention_bytes=2**30,
-                max_body_bytes=2**21, max_connections=7, token_file=str(token), insecure=True, log_level="error",
-                log_format="json",
+                max_body_bytes=2**21, max_connections=7, token_file=str(token), insecure=True,
+                allow_host=("a.example", "b.example"), cors_origin=("https://c.example",), tls_cert="c.pem",
+                tls_key="k.pem", log_level="error", log_format="json",
             ),
             "secret",
         )

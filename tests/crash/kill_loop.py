@@ -132,49 +132,65 @@ def _committed_offset(answer: Message) -> int:
     return offset
 
 
-class Bystanders:
-    """A group and some topics beside the one under load, as far as the server has such routes."""
+class Nobody:
+    """Beside a server that knows nothing but records."""
+
+    def load_options(self) -> dict[str, object]:
+        """What makes the load commit offsets as well."""
+        return {}
+
+    def change(self, port: int) -> None:
+        """Just before a kill: change what is there."""
+
+    def look(self, port: int) -> None:
+        """After a restart: write down what is there."""
+
+
+class Bystanders(Nobody):
+    """A group and some topics beside the one under load. Each request must be answered as the contract says."""
 
     def __init__(self, port: int, history: HistoryFile) -> None:
         self._history = history
         self._committed = -1
         self._created: list[str] = []
         with Connection(port) as connection:
-            self._has_groups = connection.request("POST", f"/consumer/{GROUP}").status == 200
-            self._has_topics = self._create(connection, "aside-0") == 201
+            _expect(200, connection.request("POST", f"/consumer/{GROUP}"))
+            self._create(connection)
 
     def load_options(self) -> dict[str, object]:
-        """What makes the load commit offsets for the group, larger than any before."""
-        return {"group": GROUP, "first-commit": self._committed + 1} if self._has_groups else {}
+        """Commits for the group, larger than any before."""
+        return {"group": GROUP, "first-commit": self._committed + 1}
 
     def change(self, port: int) -> None:
-        """Just before a kill: create a topic and delete the one before it."""
-        if not self._has_topics:
-            return
+        """Create a topic and delete the one before it."""
         with Connection(port) as connection:
             oldest = self._created[-1]
-            if connection.request("DELETE", f"/topics/{oldest}").status == 204:
-                self._history.topic_exists(oldest, False, seen=False)
-            self._create(connection, f"aside-{len(self._created)}")
+            _expect(204, connection.request("DELETE", f"/topics/{oldest}"))
+            self._history.topic_exists(oldest, False, seen=False)
+            self._create(connection)
 
     def look(self, port: int) -> None:
-        """After a restart: write down what is there."""
         with Connection(port) as connection:
             for topic in self._created:
-                status = connection.request("GET", f"/topics/{topic}").status
+                status = _expect((200, 404), connection.request("GET", f"/topics/{topic}")).status
                 self._history.topic_exists(topic, status == 200, seen=True)
-            if self._has_groups:
-                begun_ns = time.monotonic_ns()
-                answer = connection.request("GET", f"/consumer/{GROUP}/topics/{TOPIC}/offset")
-                self._committed = _committed_offset(answer)
-                self._history.committed_offset_read(GROUP, begun_ns, self._committed)
+            begun_ns = time.monotonic_ns()
+            answer = _expect((200, 404), connection.request("GET", f"/consumer/{GROUP}/topics/{TOPIC}/offset"))
+            self._committed = _committed_offset(answer)
+            self._history.committed_offset_read(GROUP, begun_ns, self._committed)
 
-    def _create(self, connection: Connection, topic: str) -> int:
-        status = connection.request("PUT", f"/topics/{topic}", {}).status
-        if status == 201:
-            self._history.topic_exists(topic, True, seen=False)
-            self._created.append(topic)
-        return status
+    def _create(self, connection: Connection) -> None:
+        topic = f"aside-{len(self._created)}"
+        _expect(201, connection.request("PUT", f"/topics/{topic}", {}))
+        self._history.topic_exists(topic, True, seen=False)
+        self._created.append(topic)
+
+
+def _expect(statuses: int | tuple[int, ...], answer: Message) -> Message:
+    allowed = (statuses,) if isinstance(statuses, int) else statuses
+    if answer.status not in allowed:
+        raise ServerFailedError(f"status {answer.status}, not {statuses}: {answer.body[:300]!r}")
+    return answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +199,14 @@ class Plan:
 
     The load runs up to `longest_load_s` past its first acknowledgement before the kill. `ends_in_good_order` adds a
     SIGTERM, a start and a check after the last round of a data set. `tears` has some kills leave a torn tail.
+    `has_bystanders`: a group and other topics change as well, and are checked.
     """
 
     rounds: int
     longest_load_s: float = 0.5
     ends_in_good_order: bool = True
     tears: bool = False
+    has_bystanders: bool = True
 
 
 def run_rounds(name: str, command_for: Callable[[Path], list[str]], plan: Plan, seed: int, directory: Path) -> Summary:
@@ -232,7 +250,7 @@ class Rounds:
     def run(self, rounds: int) -> list[Violation]:
         """The violations after `rounds` rounds, or after the first that found any."""
         self._start()
-        bystanders = Bystanders(self.server.port, self._history)
+        bystanders = Bystanders(self.server.port, self._history) if self._plan.has_bystanders else Nobody()
         violations: list[Violation] = []
         while self.done < rounds and not violations:
             self._kill_under_load(bystanders)
@@ -249,7 +267,7 @@ class Rounds:
             violations = self._check(bystanders)
         return violations
 
-    def _kill_under_load(self, bystanders: Bystanders) -> None:
+    def _kill_under_load(self, bystanders: Nobody) -> None:
         options: dict[str, object] = {"port": self.server.port, "topic": TOPIC, "history": self.path, "run": self._run}
         options |= {"prefix": f"r{self.done}", "seed": f"{self._run}-{self.done}"}
         options |= bystanders.load_options()
@@ -278,7 +296,7 @@ class Rounds:
         if health.get("status") != "healthy":
             raise ServerFailedError(f"not healthy after a start: {health}\n{self.server.output_tail()}")
 
-    def _check(self, bystanders: Bystanders) -> list[Violation]:
+    def _check(self, bystanders: Nobody) -> list[Violation]:
         self.stored = read_back(self.server.port, TOPIC, self._history, self._choices)
         bystanders.look(self.server.port)
         return check(read_history(self.path), self.stored)

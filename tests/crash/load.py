@@ -173,6 +173,8 @@ def commit(target: Target, group: str, first: int, signals: Signals) -> None:
                 if answer.status == 200:
                     target.history.commit_acknowledged(group, offset)
                     offset += 1
+                elif answer.status not in (400, 404):  # beyond the end, or no topic yet
+                    raise NotHTTPError(f"commit answered with {answer.status}: {answer.body[:200]!r}")
     except ConnectionLostError:
         pass
 

@@ -15,7 +15,7 @@ from tests.crash.server_process import flashq_command
 
 SYNC_MODES = ("always", "periodic", "never")
 QUICK = Plan(rounds=3, ends_in_good_order=False, tears=True)
-UNTIL_FOUND = Plan(rounds=20)
+UNTIL_FOUND = Plan(rounds=20, has_bystanders=False)
 """More than enough for a kill to come after a fault has begun; the first violation ends the rounds."""
 
 
@@ -61,7 +61,7 @@ def test_nothing_acknowledged_or_read_is_lost_over_many_kills_under_load(
 
 
 def test_kill_rounds_find_nothing_wrong_with_an_honest_server(seed: int, tmp_path: Path) -> None:
-    summary = run_rounds("honest", fake_command, Plan(rounds=2), seed, tmp_path)
+    summary = run_rounds("honest", fake_command, Plan(rounds=2, has_bystanders=False), seed, tmp_path)
     assert not summary.violations, summary.report()
     assert summary.posts["acknowledged"] > 0
 

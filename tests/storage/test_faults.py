@@ -461,6 +461,23 @@ def test_a_topic_whose_disk_failed_can_be_deleted_and_made_again(rig: Callable[.
     assert it.values() == [b"anew"]
 
 
+@pytest.mark.parametrize(("fault", "error"), [(NO_SPACE, StorageFull), (BROKEN, StorageFailed)])
+@pytest.mark.parametrize("operation", ["create", "write", "sync", "rename"])
+def test_a_configuration_that_cannot_be_saved_changes_nothing_and_can_be_given_again(
+    rig: Callable[..., Rig], operation: str, fault: Fault, error: type[FlashQError]
+) -> None:
+    it = rig()
+    it.flashq.post_record("t", "kept")
+    it.disk.decide = Nth(1, fault, operation, under="topic.json")
+    with pytest.raises(error):
+        it.flashq.configure_topic("t", retention_ms=5)
+    assert it.flashq.log("t").config == it.config
+    it.flashq.configure_topic("t", retention_bytes=5)
+    changed = TopicConfig(retention_bytes=5, segment_bytes=it.config.segment_bytes)
+    assert it.flashq.log("t").config == changed
+    assert it.reopen().log("t").config == changed
+
+
 def test_a_removal_that_fails_is_tried_again_and_leaves_no_hole(rig: Callable[..., Rig]) -> None:
     it = rig(segment_bytes=1024)
     for number in range(4):

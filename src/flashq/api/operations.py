@@ -61,8 +61,9 @@ def _json(shape: Any) -> Answer:
     return Answer({JSON: shape})
 
 
-_RECORDS = Answer({JSON: schemas.Records, NDJSON: schemas.RecordOut}, ("X-Next-Offset", "X-High-Water-Mark"))
-_GROUP_RECORDS = Answer({JSON: schemas.GroupRecords, NDJSON: schemas.RecordOut}, ("X-Next-Offset", "X-High-Water-Mark"))
+_READ_HEADERS = ("X-Next-Offset", "X-High-Water-Mark", "X-Log-Start-Offset")  # of NDJSON
+_RECORDS = Answer({JSON: schemas.Records, NDJSON: schemas.RecordOut}, _READ_HEADERS)
+_GROUP_RECORDS = Answer({JSON: schemas.GroupRecords, NDJSON: schemas.RecordOut}, (*_READ_HEADERS, "X-Committed-Offset"))
 _STREAM = Answer({SSE: None})
 _NOTHING = Answer()
 

@@ -30,6 +30,8 @@ SERVICE = "flashq"
 Encoding = Literal["base64"]
 Durability = Literal["fsynced", "written", "memory", "replicated"]
 Offset = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+SomeOffset = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+"""As given: whether the log has it is for the log to say."""
 Milliseconds = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Bytes = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
@@ -183,7 +185,7 @@ class Group(msgspec.Struct):
 class CommitOffset(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a commit: the offset to read next, and a note (at most 4,096 bytes)."""
 
-    offset: int
+    offset: SomeOffset
     metadata: str | None = None
 
 
@@ -213,7 +215,7 @@ class ResetOffset(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a reset. `offset` goes with "offset", `time` with "time"; `dry_run` only tells."""
 
     to: Literal["earliest", "latest", "offset", "time"]
-    offset: int | None = None
+    offset: SomeOffset | None = None
     time: str | int | None = None
     dry_run: bool = False
 

@@ -7,16 +7,16 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypedDict, TypeVar, Unpack
 
-from flashq.batch import BadFrame, Batch, decode, encode
+from flashq.batch import encode
+from flashq.broker.polled import MakeRecord, Polled, PolledRecords, decode_range
+from flashq.broker.reset import ResetTo, reset_target, whole
 from flashq.broker.retention import RetentionThread
 from flashq.broker.waiters import Waiters
 from flashq.errors import (
     Closed,
-    DataCorruption,
     FlashQError,
     GroupNotFound,
     InvalidOffset,
@@ -40,32 +40,16 @@ from flashq.storage.memory import InMemoryBackend
 
 MAX_NAME_LENGTH = 255
 T = TypeVar("T")
-Headers = dict[str, bytes] | None
-MakeRecord = Callable[[int, int, bytes | None, bytes, Headers], T]
 
 _NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,254}", re.ASCII)
 
 
-class Polled(list[T]):
-    """Records in order of offset, and where the topic stood when they were read.
+class TopicChanges(TypedDict, total=False):
+    """How a topic is to be kept: what is absent stays as it is, None keeps everything."""
 
-    `next_offset` is where to read on; `lag` is how many records were readable from there.
-    """
-
-    __slots__ = ("high_water_mark", "log_start_offset", "next_offset")
-
-    def __init__(self, records: Iterable[T], next_offset: int, high_water_mark: int, log_start_offset: int) -> None:
-        super().__init__(records)
-        self.next_offset = next_offset
-        self.high_water_mark = high_water_mark
-        self.log_start_offset = log_start_offset
-
-    @property
-    def lag(self) -> int:
-        return max(self.high_water_mark - self.next_offset, 0)
-
-
-PolledRecords = Polled[RecordWithOffset]
+    retention_ms: int | None
+    retention_bytes: int | None
+    segment_bytes: int
 
 
 class FlashQ:
@@ -91,6 +75,7 @@ class FlashQ:
         self.waiters = Waiters()
         self._topic_defaults = topic_defaults or TopicConfig()
         self._lock = threading.Lock()
+        self._changing = threading.Lock()  # held while a topic or group is made, configured or removed
         self._closed = False
         self._retention: RetentionThread | None = None
         for log in self.backend.topics.values():
@@ -196,21 +181,39 @@ class FlashQ:
         segment_bytes: int | None = None,
     ) -> bool:
         """Create a topic, durably; False if it was there (and stays as it is). None takes the default."""
-        check_name("topic", topic)
-        self._check_open()
-        created = topic not in self.backend.topics
         given = {"retention_ms": retention_ms, "retention_bytes": retention_bytes, "segment_bytes": segment_bytes}
         changes = {name: value for name, value in given.items() if value is not None}
-        self._create(topic, self._topic_defaults.with_changes(changes))
-        return created
+        return self._create(topic, self._topic_defaults.with_changes(changes))[1]
+
+    def configure_topic(self, topic: str, **changes: Unpack[TopicChanges]) -> None:
+        """Change how a topic is kept, durably: `retention_ms`, `retention_bytes` (None: for ever), `segment_bytes`.
+
+        What is not given stays as it is. Raises `TopicNotFound`; `StorageFull` or `StorageFailed` when the disk does
+        not take it: the topic is then kept as before, until a restart at least.
+        """
+        with self._changing:  # a change builds on the one before it
+            log = self.log(topic)
+            log.configure(log.config.with_changes(dict(changes)))  # type: ignore[arg-type]
+        self._adopt(log)
+
+    def put_topic(self, topic: str, **changes: Unpack[TopicChanges]) -> tuple[TopicLog, bool]:
+        """`configure_topic`, or a new topic, durably, with defaults for what is not given; its log, and whether new."""
+        with_defaults = self._topic_defaults.with_changes(dict(changes))  # type: ignore[arg-type]
+        while True:
+            log, created = self._create(topic, with_defaults)
+            if created or not changes:
+                return log, created
+            try:
+                self.configure_topic(topic, **changes)
+            except TopicNotFound:  # deleted since
+                continue
+            return log, False
 
     def delete_topic(self, topic: str) -> None:
         """Delete a topic and what groups have committed in it, for good, durably. Raises `TopicNotFound`."""
-        log = self.log(topic)
-        try:
+        with self._changing:
+            log = self.log(topic)
             self.backend.delete_topic(topic)
-        except KeyError:
-            raise _no_topic(topic) from None
         for group in list(self.backend.groups.values()):
             group.forget(log)
 
@@ -231,9 +234,7 @@ class FlashQ:
         """The topic's log, created durably if it is not there: that blocks on the disk."""
         log = self.backend.topics.get(topic)
         if log is None or self._closed:
-            self._check_open()
-            check_name("topic", topic)
-            log = self._create(topic, self._topic_defaults)
+            log, _ = self._create(topic, self._topic_defaults)
         return log
 
     # -- consumer groups
@@ -242,17 +243,16 @@ class FlashQ:
         """Create a group, durably; False if it was there."""
         check_name("group", group)
         self._check_open()
-        created = group not in self.backend.groups
-        self.backend.create_group(group)
+        with self._changing:
+            created = group not in self.backend.groups
+            self.backend.create_group(group)
         return created
 
     def delete_consumer_group(self, group: str) -> None:
         """Delete a group and its offsets, for good, durably. Raises `GroupNotFound`."""
-        self.group(group)
-        try:
+        with self._changing:
+            self.group(group)
             self.backend.delete_group(group)
-        except KeyError:
-            raise _no_group(group) from None
 
     def consumer_groups(self) -> list[str]:
         """Names of all groups, sorted."""
@@ -267,29 +267,51 @@ class FlashQ:
     def commit_offset(self, group: str, topic: str, offset: int, metadata: str | None = None) -> None:
         """Set the offset a group reads next; back is allowed. As durable on return as the sync mode says.
 
-        Raises `InvalidOffset` beyond the high water mark, `GroupNotFound`, `TopicNotFound`.
+        Raises `InvalidOffset` below 0 or beyond the high water mark, `GroupNotFound`, `TopicNotFound`.
         """
         self.commit(group, topic, offset, metadata).result()
 
-    def commit(self, group: str, topic: str, offset: int, metadata: str | None = None) -> Append:
-        """`commit_offset` as a handle that is done when the promise holds."""
+    def commit(
+        self, group: str, topic: str, offset: int, metadata: str | None = None, *, timestamp_ms: int | None = None
+    ) -> Append:
+        """`commit_offset` as a handle that is done when the promise holds; `timestamp_ms` is now if not given."""
         found, log = self.group(group), self.log(topic)
-        _at_least("offset", offset, 0)
         end = log.high_water_mark
-        if offset > end:
+        if whole("offset", offset) > end or offset < 0:
+            why = "below 0" if offset < 0 else f"beyond the high water mark {end} of topic {topic}"
             raise InvalidOffset(
-                f"offset {offset} is beyond the high water mark {end} of topic {topic}; nothing was committed",
-                offset=offset,
-                topic=topic,
-                max_offset=end,
+                f"offset {offset} is {why}; nothing was committed", offset=offset, topic=topic, max_offset=end
             )
-        return found.commit(log, CommittedOffset(offset, self.clock_ms(), metadata))
+        stamp = self.clock_ms() if timestamp_ms is None else timestamp_ms
+        return self._commit(found, log, CommittedOffset(offset, stamp, metadata))
+
+    def reset_offset(
+        self, group: str, topic: str, to: ResetTo, at: int | None = None, *, dry_run: bool = False
+    ) -> tuple[int, int]:
+        """Move a group to the "earliest" record, the "latest" (the end), an "offset" or a "time"; offset before, after.
+
+        `at` is that offset, or that time in Unix milliseconds: the first record stored then or later, the end if
+        there is none. As durable on return as a commit; `dry_run` commits nothing. May read the disk. Raises
+        `InvalidOffset` outside the log (`details`: min_offset, max_offset), `InvalidParameter` for an `at` that is
+        missing or does not belong, `GroupNotFound`, `TopicNotFound`, `DataCorruption`.
+        """
+        found, log = self.group(group), self.log(topic)
+        before = found.committed(log)
+        after = reset_target(log, to, at)
+        if not dry_run:
+            self._commit(found, log, CommittedOffset(after, self.clock_ms())).result()
+        return before.offset if before is not None else 0, after
 
     def poll_records_for_consumer_group(
         self, group: str, topic: str, *, count: int | None = None, max_bytes: int | None = None
     ) -> PolledRecords:
-        """Records from the group's committed offset on. Never moves it: commit `next_offset` when done with them."""
-        from_offset = self.consumer_group_offset(group, topic)
+        """Records from the group's committed offset on. Never moves it: commit `next_offset` when done with them.
+
+        From the log start before its first commit. Raises as `poll_records`: also when retention has passed the group.
+        """
+        found, log = self.group(group), self.log(topic)
+        committed = found.committed(log)
+        from_offset = log.log_start_offset if committed is None else committed.offset
         return self.poll_records(topic, from_offset=from_offset, count=count, max_bytes=max_bytes)
 
     def group(self, group: str) -> ConsumerGroup:
@@ -338,14 +360,27 @@ class FlashQ:
             stop = batches[-1].next_offset if batches else from_offset
             if max_records is not None:
                 stop = min(stop, from_offset + max_records)
-            records = _decode(log, batches, from_offset, stop, make, max_bytes)
+            records = decode_range(log, batches, from_offset, stop, make, max_bytes)
         next_offset = from_offset + len(records)
         return Polled(records, next_offset, max(end, next_offset if records else 0), start)
 
-    def _create(self, topic: str, config: TopicConfig) -> TopicLog:
-        log = self.backend.create_topic(topic, config)
+    def _create(self, topic: str, config: TopicConfig) -> tuple[TopicLog, bool]:
+        """The log there is, or a new one kept like this; and whether it is new."""
+        check_name("topic", topic)
+        self._check_open()
+        with self._changing:
+            created = topic not in self.backend.topics
+            log = self.backend.create_topic(topic, config)
         self._adopt(log)
-        return log
+        return log, created
+
+    def _commit(self, group: ConsumerGroup, log: TopicLog, committed: CommittedOffset) -> Append:
+        try:
+            return group.commit(log, committed)
+        except Closed:
+            if self.backend.groups.get(group.name) is not group:
+                raise _no_group(group.name) from None  # deleted since
+            raise
 
     def _adopt(self, log: TopicLog) -> None:
         if log.config.retention_ms is not None or log.config.retention_bytes is not None:
@@ -368,35 +403,6 @@ def check_name(kind: str, name: str) -> str:
             parameter=kind,
         )
     return name
-
-
-def _decode(
-    log: TopicLog, batches: Sequence[Batch], from_offset: int, stop: int, make: MakeRecord[T], max_bytes: int | None
-) -> list[T]:
-    """The records `[from_offset:stop)` of these batches, cut where they pass `max_bytes`, one at least."""
-    keep = make
-    sizes: list[int] = []
-    if max_bytes is not None and sum(len(batch.frame) for batch in batches) > max_bytes:
-
-        def keep(offset: int, timestamp_ms: int, key: bytes | None, value: bytes, headers: Headers) -> T:
-            in_headers = sum(len(name.encode()) + len(data) for name, data in headers.items()) if headers else 0
-            sizes.append(len(value) + len(key or b"") + in_headers)
-            return make(offset, timestamp_ms, key, value, headers)
-
-    records: list[T] = []
-    for batch in batches:
-        try:
-            records += decode(batch, keep, max(from_offset - batch.base_offset, 0), stop - batch.base_offset)
-        except BadFrame as error:
-            if records:
-                break
-            raise DataCorruption(
-                f"topic {log.name} at offset {batch.base_offset}: {error}", topic=log.name, offset=batch.base_offset
-            ) from error
-    if max_bytes is not None and sizes:
-        within = sum(1 for total in accumulate(sizes) if total <= max_bytes)
-        return records[: max(within, 1)]
-    return records
 
 
 def _at_least(name: str, value: int, least: int) -> int:

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from flashq import logging
-from flashq.config import SETTINGS, Setting, load_settings, process_environment, read_token, token_file_warning
+from flashq.config import load_settings, process_environment, read_token, token_file_warning
+from flashq.settings import SETTINGS, Setting
 from flashq.storage.file.directory_lock import check_not_locked
 
 _log = logging.get_logger("flashq.cli")
@@ -44,8 +45,9 @@ def _parameter(setting: Setting) -> inspect.Parameter:
         names = f"{setting.flag}/--no-{setting.flag.removeprefix('--')}"
         annotation: Any = Annotated[bool | None, typer.Option(names, help=help_text, show_default=False)]
     else:
-        option = typer.Option(setting.flag, metavar=setting.kind.metavar, help=help_text, show_default=False)
-        annotation = Annotated[str | None, option]
+        repeated = " Repeat it for more." if setting.kind.is_list else ""
+        option = typer.Option(setting.flag, metavar=setting.kind.metavar, help=help_text + repeated, show_default=False)
+        annotation = Annotated[list[str] | None if setting.kind.is_list else str | None, option]
     return inspect.Parameter(setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

@@ -86,12 +86,18 @@ class HttpServer:
         same for all. May be called again for further hosts. Raises OSError, and then listens on none of them."""
         infos = await self.loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         listening = _bound([(family, address) for family, _, _, _, address in infos])
-        timeout_s = self.limits.head_timeout_s if ssl is not None else None
+        handshake_s = self.limits.head_timeout_s if ssl is not None else None
+        shutdown_s = self.limits.linger_timeout_s if ssl is not None else None  # or a silent client holds up a stop
         for sock in listening:
             # asyncio tries to accept `backlog` times in a row, and out of descriptors it would schedule as many
             # retries: it is told 1, and the kernel the real number.
             server = await self.loop.create_server(
-                lambda: Connection(self), sock=sock, ssl=ssl, backlog=1, ssl_handshake_timeout=timeout_s
+                lambda: Connection(self),
+                sock=sock,
+                ssl=ssl,
+                backlog=1,
+                ssl_handshake_timeout=handshake_s,
+                ssl_shutdown_timeout=shutdown_s,
             )
             sock.listen(backlog)
             self._servers.append(server)

@@ -18,6 +18,7 @@ Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 JSON = b"application/json"
+RETRY_SOON: Fields = ((b"retry-after", b"1"),)  # seconds
 
 
 class Peer:
@@ -120,6 +121,12 @@ class Response(msgspec.Struct, eq=False):
     stream: StreamSource | None = None
 
 
+def with_fields(response: Response, fields: Fields) -> Response:
+    """The same answer with more headers; `response` may be shared and stays as it is."""
+    headers = (*response.headers, *fields)
+    return Response(response.status, response.body, response.content_type, headers, response.stream)
+
+
 class Deferred(msgspec.Struct, eq=False):
     """An answer that comes later. The handler returns it; someone calls `send` once, on the loop's thread.
 
@@ -133,6 +140,8 @@ class Deferred(msgspec.Struct, eq=False):
     on_drain: Callable[[], None] | None = None
     response: Response | None = None
     charge: int = 0
+    fields: Fields = ()
+    """Added to the headers of whatever is sent."""
     _abandoned: bool = False
     _head: Head | None = None
     _ready: Callable[[Deferred], None] | None = None
@@ -154,6 +163,8 @@ class Deferred(msgspec.Struct, eq=False):
         """
         if self.response is not None:
             raise RuntimeError("this request has already been answered")
+        if self.fields:
+            response = with_fields(response, self.fields)
         self.response = response
         if self._abandoned:
             if response.stream is not None:
@@ -189,5 +200,6 @@ ErrorRenderer: TypeAlias = Callable[[int, str, str, dict[str, object]], Response
 
 
 def render_error(status: int, code: str, message: str, details: dict[str, object]) -> Response:
-    """The JSON form of every error: {"error": code, "message": text, "details": {}}."""
-    return Response(status, msgspec.json.encode({"error": code, "message": message, "details": details}))
+    """The JSON form of every error: {"error": code, "message": text, "details": {}}. What a 503 says passes soon."""
+    body = msgspec.json.encode({"error": code, "message": message, "details": details})
+    return Response(status, body, headers=RETRY_SOON if status == 503 else ())

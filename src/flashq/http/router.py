@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable, Mapping
 from urllib.parse import unquote
 
 from flashq.api.errors import RequestError, error_body
 from flashq.api.operations import BY_ID
 from flashq.errors import FlashQError
-from flashq.http.message import Deferred, Request, Response
+from flashq.http.edge import Edge
+from flashq.http.message import RETRY_SOON, Deferred, Fields, Request, Response, with_fields
 
 OperationHandler = Callable[..., Response | Deferred]
 """Takes the request and the names in its path."""
 
 
 class Router:
-    """The server's one handler: requests to the handlers of operations, given by operation id."""
+    """The server's one handler: requests that `edge` lets in, to the handlers of operations, given by operation id."""
 
-    def __init__(self, handlers: Mapping[str, OperationHandler], token: str | None = None) -> None:
+    def __init__(self, handlers: Mapping[str, OperationHandler], edge: Edge | None = None) -> None:
         by_path: dict[str, dict[str, OperationHandler]] = {}
         for name, handler in handlers.items():
             by_path.setdefault(BY_ID[name].path, {})[BY_ID[name].method] = handler
         self._routes = [(template.split("/"), methods) for template, methods in by_path.items()]
-        self._authorization = None if token is None else f"Bearer {token}".encode()
+        self._edge = edge or Edge()
 
     def __call__(self, request: Request) -> Response | Deferred:
         head = request.head
@@ -35,12 +35,23 @@ class Router:
             answer: Response | Deferred = operation(request, *names)
             return answer
         except FlashQError as error:
-            return error_response(error, request)
+            refused = error_response(error, request)
         except RecursionError:
-            return error_response(RequestError("invalid_json", "the JSON is nested too deeply"), request)
+            refused = error_response(RequestError("invalid_json", "the JSON is nested too deeply"), request)
+        fields = self._edge.cors_fields(request)
+        return with_fields(refused, fields) if fields else refused
 
     def _resolve(self, request: Request) -> tuple[OperationHandler, tuple[str, ...]]:
-        self._authorize(request)
+        self._edge.check_sender(request)
+        preflight = self._edge.preflight(request)
+        if preflight is not None:
+            return lambda _: preflight, ()
+        self._edge.check_token(request)
+        operation, names = self._route(request)
+        fields = self._edge.cors_fields(request)
+        return _adding(fields, operation) if fields else operation, names
+
+    def _route(self, request: Request) -> tuple[OperationHandler, tuple[str, ...]]:
         for template, operations in self._routes:
             names = _match(template, request.path)
             if names is not None:
@@ -57,17 +68,26 @@ class Router:
                 return operation, names
         raise RequestError("not_found", "there is nothing at this path", path=request.path[:200])
 
-    def _authorize(self, request: Request) -> None:
-        if self._authorization is not None and not hmac.compare_digest(
-            request.header(b"authorization") or b"", self._authorization
-        ):
-            raise RequestError("unauthorized", "this server needs a token: Authorization: Bearer <token>")
+
+def _adding(fields: Fields, operation: OperationHandler) -> OperationHandler:
+    """The operation, with these headers in its answers."""
+
+    def added(request: Request, *names: str) -> Response | Deferred:
+        answer = operation(request, *names)
+        if isinstance(answer, Response):
+            return with_fields(answer, fields)
+        if answer.response is not None:
+            answer.response = with_fields(answer.response, fields)
+        answer.fields = fields
+        return answer
+
+    return added
 
 
 def error_response(error: FlashQError, request: Request) -> Response:
     """An error as JSON. Never holds more of the request than the error chose to repeat."""
-    status, body = error_body(error, is_write=request.method in ("POST", "PUT", "DELETE"))
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    status, body = error_body(error, is_write=request.method not in ("GET", "HEAD", "OPTIONS"))
+    headers: Fields = RETRY_SOON if error.retriable else ()
     if status == 405:
         headers = ((b"allow", ", ".join(error.details["allow"]).encode()),)  # type: ignore[arg-type]
     elif status == 401:

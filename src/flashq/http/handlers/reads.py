@@ -1,4 +1,8 @@
-"""Reads: `GET /topics/{topic}/records`. Runs on the event loop; a waiting reader costs a callback, no thread."""
+"""Reads of a topic, and of a group's topic: `GET .../records` and `GET /consumer/{group}/topics/{topic}`.
+
+Runs on the event loop; a waiting reader costs a callback and a timer, no thread. Finding a time, and the end of a
+large answer, is done off the loop.
+"""
 
 from __future__ import annotations
 
@@ -7,95 +11,188 @@ from collections.abc import Callable
 
 from flashq.api.queries import PollQuery, parse_query
 from flashq.api.records import to_record_out
-from flashq.api.schemas import MAX_ANSWER_BYTES, Records, encode_json
+from flashq.api.schemas import MAX_ANSWER_BYTES, GroupRecords, Records, encode_json
 from flashq.broker.flashq import FlashQ
-from flashq.errors import FlashQError
+from flashq.errors import FlashQError, TopicNotFound
+from flashq.http.handlers.blocking import Blocking, as_flashq_error
+from flashq.http.handlers.ndjson import line, lines_answer, prefers_lines
+from flashq.http.handlers.pieces import PIECE_BYTES, Pieces, end_of_read
 from flashq.http.message import Deferred, Request, Response
 from flashq.http.router import error_response
-from flashq.storage.interface import TopicLog
+from flashq.storage.interface import CommittedOffset, TopicLog
+
+_SMALL_BYTES = 4 * PIECE_BYTES
+"""Of batches: an answer from no more than these is made at once; a larger one in lines is streamed."""
 
 
 class ReadHandler:
     """Reads of one FlashQ."""
 
-    def __init__(self, flashq: FlashQ, loop: AbstractEventLoop) -> None:
+    def __init__(self, flashq: FlashQ, loop: AbstractEventLoop, blocking: Blocking) -> None:
         self._flashq = flashq
         self._loop = loop
+        self._blocking = blocking
 
     def poll_records(self, request: Request, topic: str) -> Response | Deferred:
-        """Records from an offset on; with `timeout_ms`, waits for the first."""
+        """Records from an offset or a time on; with `timeout_ms`, waits for the first."""
         query = parse_query(request.query, PollQuery)
-        log = self._flashq.log(topic)
-        from_offset = query.from_offset or 0
-        max_bytes = min(query.max_bytes, MAX_ANSWER_BYTES)
-        poll = _Poll(log, from_offset, query.max_records, max_bytes, query.include_headers)
-        timeout_ms = query.timeout_ms
-        if timeout_ms and poll.from_offset >= poll.log.high_water_mark:
-            return self._wait(request, poll, timeout_ms)
-        return Response(200, poll.answer(self._flashq))
+        return self._poll(_Poll(self._flashq, self._flashq.log(topic), query, query.from_offset or 0, None), request)
 
-    def _wait(self, request: Request, poll: _Poll, timeout_ms: int) -> Deferred:
-        """Answer when the topic has moved past the offset, when time is up, or when the server stops."""
-        waiting = _Waiting(self._loop, timeout_ms / 1000)
+    def poll_group(self, request: Request, group: str, topic: str) -> Response | Deferred:
+        """The same from the group's committed offset on, which stays; from the log start before its first commit."""
+        query = parse_query(request.query, PollQuery)
+        found, log = self._flashq.group(group), self._flashq.log(topic)
+        start, committed_offset = group_start(found.committed(log), log)
+        if query.from_offset is not None:
+            start = query.from_offset
+        return self._poll(_Poll(self._flashq, log, query, start, committed_offset), request)
 
-        def answer() -> None:
-            waiting.stop()
-            try:
-                response = Response(200, poll.answer(self._flashq))
-            except FlashQError as error:
-                response = error_response(error, request)
-            deferred.send(response)
-
-        def moved() -> None:
-            if poll.from_offset < poll.log.high_water_mark or poll.log.name not in self._flashq.backend.topics:
-                answer()
-            else:
-                waiting.cancel = self._flashq.waiters.wait(poll.log, moved)
-
-        deferred = Deferred(on_abandon=waiting.stop, on_drain=answer)
-        waiting.cancel = self._flashq.waiters.wait(poll.log, moved)
-        waiting.timer = self._loop.call_later(waiting.timeout_s, answer)
-        return deferred
+    def _poll(self, poll: _Poll, request: Request) -> Response | Deferred:
+        in_lines = prefers_lines(request.header(b"accept"))
+        if in_lines or poll.query.from_time is not None or poll.is_to_wait:
+            return _Later(poll, request, self._loop, self._blocking, in_lines=in_lines).begin()
+        return Response(200, poll.answer())
 
 
-class _Waiting:
-    """What a long poll holds until it is answered or abandoned: a place among the waiters, and a timer."""
-
-    __slots__ = ("cancel", "loop", "timeout_s", "timer")
-
-    def __init__(self, loop: AbstractEventLoop, timeout_s: float) -> None:
-        self.loop = loop
-        self.timeout_s = timeout_s
-        self.cancel: Callable[[], None] = lambda: None
-        self.timer: TimerHandle | None = None
-
-    def stop(self) -> None:
-        self.cancel()
-        if self.timer is not None:
-            self.timer.cancel()
+def group_start(committed: CommittedOffset | None, log: TopicLog) -> tuple[int, int]:
+    """Where a group begins to read, and the committed offset it is shown: 0 before the first commit."""
+    return (log.log_start_offset, 0) if committed is None else (committed.offset, committed.offset)
 
 
 class _Poll:
-    """One read, as asked for."""
+    """One read, as asked for, from offset `at`."""
 
-    __slots__ = ("from_offset", "include_headers", "log", "max_bytes", "max_records")
+    __slots__ = ("at", "committed_offset", "flashq", "log", "query")
 
-    def __init__(
-        self, log: TopicLog, from_offset: int, max_records: int, max_bytes: int, include_headers: bool
-    ) -> None:
+    def __init__(self, flashq: FlashQ, log: TopicLog, query: PollQuery, at: int, committed_offset: int | None) -> None:
+        self.flashq = flashq
         self.log = log
-        self.from_offset = from_offset
-        self.max_records = max_records
-        self.max_bytes = max_bytes
-        self.include_headers = include_headers
+        self.query = query
+        self.at = at
+        self.committed_offset = committed_offset
 
-    def answer(self, flashq: FlashQ) -> bytes:
-        polled = flashq.read(
-            self.log, self.from_offset, to_record_out, max_records=self.max_records, max_bytes=self.max_bytes
+    @property
+    def is_to_wait(self) -> bool:
+        return bool(self.query.timeout_ms) and self.at >= self.log.high_water_mark
+
+    def check_there(self) -> None:
+        """Raises `TopicNotFound` once the topic has been deleted; another of its name is not what was asked for."""
+        if self.flashq.log(self.log.name) is not self.log:
+            raise TopicNotFound(f"topic {self.log.name} has been deleted", topic=self.log.name)
+
+    def answer(self) -> bytes:
+        """The records there are, as JSON."""
+        query = self.query
+        polled = self.flashq.read(
+            self.log,
+            self.at,
+            to_record_out,
+            max_records=query.max_records,
+            max_bytes=min(query.max_bytes, MAX_ANSWER_BYTES),
         )
-        if not self.include_headers:
+        if not query.include_headers:
             for record in polled:
                 record.headers = None
-        return encode_json(
-            Records(polled, polled.next_offset, polled.high_water_mark, polled.lag, polled.log_start_offset)
+        facts = (polled, polled.next_offset, polled.high_water_mark, polled.lag, polled.log_start_offset)
+        if self.committed_offset is None:
+            return encode_json(Records(*facts))
+        return encode_json(GroupRecords(*facts, self.committed_offset))
+
+
+class _Later:
+    """A read on its way to an answer that may take a wait or a look at the disk."""
+
+    __slots__ = ("_blocking", "_cancel", "_hurried", "_in_lines", "_loop", "_poll", "_request", "_timer", "deferred")
+
+    def __init__(
+        self, poll: _Poll, request: Request, loop: AbstractEventLoop, blocking: Blocking, *, in_lines: bool
+    ) -> None:
+        self.deferred = Deferred(on_abandon=self._stop, on_drain=self._hurry)
+        self._poll = poll
+        self._request = request
+        self._loop = loop
+        self._blocking = blocking
+        self._in_lines = in_lines
+        self._hurried = False
+        self._cancel: Callable[[], None] | None = None
+        self._timer: TimerHandle | None = None
+
+    def begin(self) -> Deferred:
+        from_time = self._poll.query.from_time
+        if from_time is None:
+            self._wait_or_answer()
+        else:
+            self._blocking.run(lambda: self._poll.log.offset_at(from_time), self._begin_at, self._fail)
+        return self.deferred
+
+    def _begin_at(self, offset: int) -> None:
+        self._poll.at = offset
+        self._wait_or_answer()
+
+    # -- waiting
+
+    def _wait_or_answer(self) -> None:
+        if self.deferred.abandoned:
+            return
+        if not self._poll.is_to_wait or self._hurried:
+            self._answer()
+            return
+        self._timer = self._loop.call_later(self._poll.query.timeout_ms / 1000, self._answer)
+        self._cancel = self._poll.flashq.waiters.wait(self._poll.log, self._moved)
+
+    def _moved(self) -> None:
+        poll = self._poll
+        if poll.is_to_wait and poll.flashq.backend.topics.get(poll.log.name) is poll.log:
+            self._cancel = poll.flashq.waiters.wait(poll.log, self._moved)
+        else:
+            self._answer()
+
+    def _hurry(self) -> None:
+        """The answer is wanted now: with what there is, if it waits for more."""
+        self._hurried = True
+        if self._timer is not None:
+            self._answer()
+
+    def _stop(self) -> None:
+        if self._cancel is not None:
+            self._cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._cancel = self._timer = None
+
+    # -- answering
+
+    def _answer(self) -> None:
+        self._stop()
+        try:
+            self._poll.check_there()
+            if self._in_lines:
+                self._answer_in_lines()
+            else:
+                self.deferred.send(Response(200, self._poll.answer()))
+        except Exception as error:  # nobody above answers this request
+            self._fail(as_flashq_error(error))
+
+    def _answer_in_lines(self) -> None:
+        poll, query = self._poll, self._poll.query
+        stop = min(poll.at + query.max_records, poll.log.high_water_mark)
+        batches = poll.log.read(poll.at, max_records=query.max_records, max_bytes=_SMALL_BYTES)
+        end = batches[-1].next_offset if batches else poll.at
+        frame_bytes = sum(len(batch.frame) for batch in batches)
+        if end >= stop and frame_bytes <= min(_SMALL_BYTES, query.max_bytes):
+            self._send_lines(max(stop, poll.at), is_small=True)
+            return
+        del batches
+        self._blocking.run(
+            lambda: end_of_read(poll.log, poll.at, stop, query.max_bytes),
+            lambda end: self._send_lines(end, is_small=False),
+            self._fail,
         )
+
+    def _send_lines(self, end: int, *, is_small: bool) -> None:
+        poll = self._poll
+        pieces = Pieces(poll.log, poll.at, end, line, include_headers=poll.query.include_headers)
+        self.deferred.send(lines_answer(poll.log, pieces, end, poll.committed_offset, is_small=is_small))
+
+    def _fail(self, error: FlashQError) -> None:
+        self.deferred.send(error_response(error, self._request))

@@ -174,7 +174,7 @@ class FileTopicLog(TopicLog):
         return self.high_water_mark
 
     def configure(self, config: TopicConfig) -> None:
-        with self._changing:
+        with self._changing, on_disk(f"the configuration of topic {self.name}"):
             self._check_open()
             self._save(
                 retention_ms=config.retention_ms,
