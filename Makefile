@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 UV_VERSION := 0.13.9
 
-.PHONY: serve test check format crash bench lock clean
+CLIENT_TESTS := tests/clients/node
+
+.PHONY: serve test clients check format crash bench lock clean
 .DEFAULT_GOAL := test
 
 $(READY): requirements.lock pyproject.toml
@@ -20,6 +22,13 @@ serve: $(READY)  ## a server on 127.0.0.1:8080, records in ./flashq-data (ARGS="
 
 test: $(READY)  ## every test that fits in five minutes
 	$(BIN)/python -m pytest -m "not crash" $(ARGS)
+
+clients:  ## install the clients some tests talk with: curl, wrk, Node's eventsource (as root: Debian packages too)
+	@missing=; for tool in curl wrk npm; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if [ -n "$$missing" ] && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	elif [ -n "$$missing" ]; then echo "not installed:$$missing; tests that need them are skipped"; fi
+	@if command -v npm >/dev/null; then cd $(CLIENT_TESTS) && npm ci --silent --no-audit --no-fund; fi
 
 crash: $(READY)  ## kill -9 under load, many rounds for each sync mode
 	$(BIN)/python -m pytest -m crash -s --timeout=3600 $(ARGS)

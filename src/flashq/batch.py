@@ -24,7 +24,7 @@ whoever trusts a frame must check these four against what the log expects (`chec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from struct import Struct
 from typing import TypeVar
@@ -53,6 +53,8 @@ MAX_FRAME_BYTES = (1 << 31) - 1
 _NO_PRODUCER = -1
 
 T = TypeVar("T")
+MakeRecord = Callable[[int, int, bytes | None, bytes, dict[str, bytes] | None], T]
+"""Makes a record of its offset, timestamp (Unix ms), key, value and headers."""
 
 
 class BadFrame(ValueError):
@@ -106,29 +108,28 @@ def encode(rows: Sequence[Row], timestamp_ms: int) -> Batch:
     return Batch(builder.build(), delta, timestamp_ms)
 
 
-def decode(
-    batch: Batch,
-    make: Callable[[int, int, bytes | None, bytes, dict[str, bytes] | None], T],
-    first: int = 0,
-    stop: int | None = None,
-) -> list[T]:
+def decode(batch: Batch, make: MakeRecord[T], first: int = 0, stop: int | None = None) -> list[T]:
     """`make(offset, timestamp_ms, key, value, headers)` of the records `[first:stop]`, in order. Raises `BadFrame`.
 
     A null value, or header value, of another writer's batch reads as empty. The CRC is the caller's to check
     (`check`); here the records' own structure is.
     """
+    return list(decode_each(batch, make, first, stop))
+
+
+def decode_each(batch: Batch, make: MakeRecord[T], first: int = 0, stop: int | None = None) -> Iterator[T]:
+    """`decode`, a record at a time: nothing but the batch is held."""
     try:
-        records = islice(DefaultRecordBatch(_kafka_order(batch)), first, stop)
-        return [
-            make(
-                record.offset,
+        # Not in Kafka's order, which would take a copy: it reads the length for an offset, so they are counted here.
+        kafka = DefaultRecordBatch(batch.frame)
+        for offset, record in enumerate(islice(kafka, first, stop), batch.base_offset + first):
+            yield make(
+                offset,
                 record.timestamp,
                 record.key,
                 record.value or b"",
                 {name: value or b"" for name, value in record.headers} if record.headers else None,
             )
-            for record in records
-        ]
     except MemoryError:
         raise
     except Exception as error:  # the decompressors of another writer's batch each have errors of their own

@@ -19,6 +19,7 @@ from flashq.http.edge import Edge
 from flashq.http.handlers.blocking import Blocking
 from flashq.http.handlers.groups import GroupHandlers
 from flashq.http.handlers.health import HealthHandler
+from flashq.http.handlers.openapi import OpenApiHandler
 from flashq.http.handlers.posts import PostHandler
 from flashq.http.handlers.reads import ReadHandler
 from flashq.http.handlers.streams import StreamHandler
@@ -159,6 +160,7 @@ def _handlers(flashq: FlashQ, loop: asyncio.AbstractEventLoop, executor: Executo
         "get_group_offset": groups.get_group_offset,
         "reset_offset": groups.reset_offset,
         "health": HealthHandler(flashq).get,
+        "openapi": OpenApiHandler().get,
     }
 
 

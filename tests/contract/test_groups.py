@@ -107,6 +107,7 @@ def test_a_group_and_a_topic_have_to_be_there(flashq: FlashQ, group: str) -> Non
 
 
 def test_a_group_whose_records_were_removed_is_told_so(flashq: FlashQ, group: str, clock: Clock) -> None:
+    flashq.commit_offset(group, "t", 0)
     flashq.log("t").configure(TopicConfig(retention_ms=0))
     clock.ms += 1
     flashq.apply_retention()
@@ -114,6 +115,17 @@ def test_a_group_whose_records_were_removed_is_told_so(flashq: FlashQ, group: st
         flashq.poll_records_for_consumer_group(group, "t")
     flashq.commit_offset(group, "t", 10)
     assert list(flashq.poll_records_for_consumer_group(group, "t")) == []
+
+
+def test_a_group_that_has_never_committed_begins_at_the_log_start(flashq: FlashQ, group: str, clock: Clock) -> None:
+    assert flashq.poll_records_for_consumer_group(group, "t")[0].offset == 0
+    flashq.log("t").configure(TopicConfig(retention_ms=0))
+    clock.ms += 1
+    flashq.apply_retention()
+    flashq.log("t").configure(TopicConfig())
+    flashq.post_record("t", "new")
+    assert [record.text for record in flashq.poll_records_for_consumer_group(group, "t")] == ["new"]
+    assert flashq.consumer_group_offset(group, "t") == 0
 
 
 def test_threads_commit_at_once_and_each_reads_its_own(flashq: FlashQ, group: str) -> None:

@@ -16,7 +16,6 @@ from flashq.api.queries import NoQuery, PollQuery, PostQuery, StreamQuery
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
-TEXT = "text/plain"
 
 EVERYWHERE = ("unauthorized", "forbidden", "misdirected_request", "internal_error", "closed")
 _WRITE = ("storage_full", "storage_failed")
@@ -25,8 +24,6 @@ _READ = ("invalid_parameter", "offset_out_of_range", "data_corruption", "storage
 _POST = (
     "invalid_parameter",
     "validation_error",
-    "precondition_failed",
-    "idempotency_key_reused",
     "data_corruption",
     *_BODY,
     *_WRITE,
@@ -74,7 +71,6 @@ OPERATIONS: tuple[Operation, ...] = (
         path="/topics/{topic}/records",
         summary="Store records, all or none. The topic is created on first use.",
         query=PostQuery,
-        request_headers=("Idempotency-Key", "If-Next-Offset"),
         bodies={JSON: schemas.PostRecords, NDJSON: schemas.RecordIn},
         answers={200: Answer({JSON: schemas.PostedRecords | schemas.PostedLines}, ("X-FlashQ-Durability",))},
         errors=_POST,
@@ -233,14 +229,6 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="Whether the server takes posts and can read all it has.",
         query=None,
         answers={200: _json(schemas.HealthReport), 503: _json(schemas.HealthReport)},
-    ),
-    Operation(
-        id="metrics",
-        method="GET",
-        path="/metrics",
-        summary="Metrics for Prometheus.",
-        query=None,
-        answers={200: Answer({TEXT: None})},
     ),
     Operation(
         id="openapi",

@@ -24,7 +24,9 @@ _NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 _MAX = (1 << 63) - 1
 
 Offset = Annotated[int, Meta(ge=0, le=_MAX)]
-Time = Annotated[int, Meta(description="ISO 8601 with Z or an offset, or Unix milliseconds", extra={"time": True})]
+Time = Annotated[
+    int, Meta(description="ISO 8601 with Z or an offset, or Unix milliseconds", extra_json_schema={"time": True})
+]
 """Unix milliseconds, once read."""
 
 

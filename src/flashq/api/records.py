@@ -31,11 +31,11 @@ def to_rows(records: list[RecordIn]) -> list[Row]:
         raise _outside("records", MAX_BATCH_RECORDS, len(records), "records (1 at least)")
     rows: list[Row] = []
     for record in records:
-        value = record.value.encode() if record.encoding is None else _from_base64(record.value, len(rows))
+        value = record.value.encode() if record.encoding is None else _from_base64(record.value, "value", len(rows))
         if len(value) > MAX_VALUE_BYTES:
             raise _outside(f"records[{len(rows)}].value", MAX_VALUE_BYTES, len(value))
         key = record.key
-        if key is not None and len(coded := key.encode()) > MAX_KEY_BYTES:
+        if key is not None and len(coded := _key(record, key, len(rows))) > MAX_KEY_BYTES:
             raise _outside(f"records[{len(rows)}].key", MAX_KEY_BYTES, len(coded))
         headers = _header_row(record.headers, len(rows)) if record.headers else NO_HEADERS
         rows.append((None if key is None else coded, value, headers))
@@ -77,6 +77,11 @@ def posted_body(first_offset: int, count: int, timestamp_ms: int) -> bytes:
     return b'{"offsets":[%b]}' % b",".join(offsets)
 
 
+def lines_body(first_offset: int, count: int, timestamp_ms: int) -> bytes:
+    """The answer to a post of NDJSON lines: `{"first_offset","last_offset","count"}`."""
+    return b'{"first_offset":%d,"last_offset":%d,"count":%d}' % (first_offset, first_offset + count - 1, count)
+
+
 @lru_cache(maxsize=1024)
 def _after_offset(timestamp_ms: int) -> bytes:
     return b',"timestamp":"%b"}' % iso_timestamp(timestamp_ms).encode()
@@ -94,11 +99,15 @@ def _headers_out(headers: dict[str, bytes]) -> dict[str, str]:
     return {name: value.decode(errors="backslashreplace") for name, value in headers.items()}
 
 
-def _from_base64(text: str, at: int) -> bytes:
+def _key(record: RecordIn, key: str, at: int) -> bytes:
+    return key.encode() if record.key_encoding is None else _from_base64(key, "key", at)
+
+
+def _from_base64(text: str, name: str, at: int) -> bytes:
     try:
         return b64decode(text, validate=True)
     except (Base64Error, ValueError) as error:
-        raise ValidationError(f"records[{at}].value is not base64: {error}", field=f"records[{at}].value") from error
+        raise ValidationError(f"records[{at}].{name} is not base64: {error}", field=f"records[{at}].{name}") from error
 
 
 def _text_or_base64(data: bytes) -> tuple[str, Encoding | None]:

@@ -252,4 +252,5 @@ class ErrorBody(msgspec.Struct):
 
 
 decode_post = msgspec.json.Decoder(PostRecords).decode
+decode_line = msgspec.json.Decoder(RecordIn).decode
 encode_json = msgspec.json.Encoder().encode

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self, TypedDict, TypeVar, Unpack
 
-from flashq.batch import encode
-from flashq.broker.polled import MakeRecord, Polled, PolledRecords, decode_range
+from flashq.batch import MakeRecord, encode
+from flashq.broker.polled import Polled, PolledRecords, decode_range
 from flashq.broker.reset import ResetTo, reset_target, whole
 from flashq.broker.retention import RetentionThread
 from flashq.broker.waiters import Waiters

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import TypeVar
 
-from flashq.batch import BadFrame, Batch, decode
+from flashq.batch import BadFrame, Batch, MakeRecord, decode
 from flashq.errors import DataCorruption
 from flashq.record import RecordWithOffset
 from flashq.storage.interface import TopicLog
 
 T = TypeVar("T")
 Headers = dict[str, bytes] | None
-MakeRecord = Callable[[int, int, bytes | None, bytes, Headers], T]
-"""Makes a record of its offset, timestamp (Unix ms), key, value and headers."""
 
 
 class Polled(list[T]):
@@ -48,8 +46,7 @@ def decode_range(
     if max_bytes is not None and sum(len(batch.frame) for batch in batches) > max_bytes:
 
         def keep(offset: int, timestamp_ms: int, key: bytes | None, value: bytes, headers: Headers) -> T:
-            in_headers = sum(len(name.encode()) + len(data) for name, data in headers.items()) if headers else 0
-            sizes.append(len(value) + len(key or b"") + in_headers)
+            sizes.append(content_bytes(key, value, headers))
             return make(offset, timestamp_ms, key, value, headers)
 
     records: list[T] = []
@@ -59,10 +56,19 @@ def decode_range(
         except BadFrame as error:
             if records:
                 break
-            raise DataCorruption(
-                f"topic {log.name} at offset {batch.base_offset}: {error}", topic=log.name, offset=batch.base_offset
-            ) from error
+            raise undecodable(log, batch.base_offset, error) from error
     if max_bytes is not None and sizes:
         within = sum(1 for total in accumulate(sizes) if total <= max_bytes)
         return records[: max(within, 1)]
     return records
+
+
+def content_bytes(key: bytes | None, value: bytes, headers: Headers) -> int:
+    """What `max_bytes` counts of a record: key, value, names and values of headers."""
+    in_headers = sum(len(name.encode()) + len(data) for name, data in headers.items()) if headers else 0
+    return len(value) + len(key or b"") + in_headers
+
+
+def undecodable(log: TopicLog, offset: int, error: BadFrame) -> DataCorruption:
+    """The error of a batch whose frame is whole and whose records are not."""
+    return DataCorruption(f"topic {log.name} at offset {offset}: {error}", topic=log.name, offset=offset)

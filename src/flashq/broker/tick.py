@@ -59,13 +59,23 @@ class Tick:
         shared.rows += rows
         shared.size += size
 
+    def post_durably(self, log: TopicLog, rows: list[Row], posted: Posted) -> None:
+        """Store `rows` after what has been collected; `posted` is called once they are synced, whatever the mode."""
+        shared = self._open.pop(log, None)
+        if shared is not None:
+            self._append(shared)
+        alone = _Shared(log)
+        alone.posts.append((0, posted))
+        alone.rows = rows
+        self._append(alone, durable=True)
+
     def end(self) -> None:
         """Append what has been collected."""
         collected, self._open = self._open, {}
         for shared in collected.values():
             self._append(shared)
 
-    def _append(self, shared: _Shared) -> None:
+    def _append(self, shared: _Shared, *, durable: bool = False) -> None:
         posts = shared.posts
 
         def done(append: Append) -> None:
@@ -73,7 +83,7 @@ class Tick:
                 _tell(posted, append.batch, append.batch.base_offset + first, append.error)
 
         try:
-            append = shared.log.append(encode(shared.rows, self._clock_ms()))
+            append = shared.log.append(encode(shared.rows, self._clock_ms()), durable=durable)
         except Exception as error:
             refusal = error if isinstance(error, FlashQError) else _mistake(error)
             for _, posted in posts:

@@ -7,7 +7,7 @@ from collections import deque
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
-from flashq.http.message import Deferred, Fields, Response, StreamSource
+from flashq.http.message import JSON, Deferred, Fields, Response, StreamSource
 
 if TYPE_CHECKING:
     from flashq.http.head import Head
@@ -40,7 +40,8 @@ _wholes: dict[tuple[int, bytes, Fields], bytes] = {}
 
 def _remember_whole(response: Response) -> None:
     status, headers = response.status, response.headers
-    repeats = all(len(value) < 64 for _, value in headers)
+    # Only JSON: the headers of NDJSON hold offsets, and hardly one is seen twice.
+    repeats = response.content_type == JSON and all(len(value) < 64 for _, value in headers)
     if repeats and status not in (204, 304) and response.stream is None and len(_wholes) < _STARTS_MAX:
         start = _start(status, response.content_type).removesuffix(b"content-length: ")
         fields = b"".join([_field(name, value) for name, value in headers])

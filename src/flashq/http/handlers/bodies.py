@@ -1,4 +1,4 @@
-"""JSON bodies: their content type, their syntax, their shape, refused in this order."""
+"""JSON and NDJSON bodies: their content type, their syntax, their shape, refused in this order."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from flashq.api.errors import RequestError
 from flashq.http.message import Request
 
 T = TypeVar("T")
+NDJSON = b"application/x-ndjson"
 _JSON = b"application/json"
 
 
@@ -28,17 +29,35 @@ def read_json(request: Request, decode: Callable[[bytes], T]) -> T:
         raise _not_json(error) from error
 
 
+def read_lines(request: Request, decode: Callable[[bytes], T]) -> list[T]:
+    """NDJSON: each line decoded, empty ones left out. Raises `RequestError` with the number of the line (from 1)."""
+    found: list[T] = []
+    for number, line in enumerate(request.body.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            found.append(decode(line))
+        except msgspec.ValidationError as error:
+            _check_json(line, number)
+            raise RequestError("invalid_body", f"line {number} has the wrong shape: {error}", line=number) from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise _not_json(error, number) from error
+    return found
+
+
 def content_type(request: Request) -> bytes:
     """The media type of the body, in lower case, without its parameters; b"" where none is given."""
     return (request.header(b"content-type") or b"").split(b";", 1)[0].strip().lower()
 
 
-def _check_json(body: bytes) -> None:
+def _check_json(body: bytes, line: int | None = None) -> None:
     try:
         msgspec.json.decode(body, type=msgspec.Raw)  # reads all of it and builds nothing
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _not_json(error) from error
+        raise _not_json(error, line) from error
 
 
-def _not_json(error: Exception) -> RequestError:
-    return RequestError("invalid_json", f"the body is not JSON: {error}")
+def _not_json(error: Exception, line: int | None = None) -> RequestError:
+    if line is None:
+        return RequestError("invalid_json", f"the body is not JSON: {error}")
+    return RequestError("invalid_json", f"line {line} is not JSON: {error}", line=line)

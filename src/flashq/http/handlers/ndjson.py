@@ -1,6 +1,7 @@
 """Reads as NDJSON, a record a line: who asks for it, and the answer, streamed where it is large.
 
-`X-Next-Offset` goes out before the first line, so the end is found first: by reading ahead, off the loop.
+`X-Next-Offset` goes out before the first line, so the end is found first: unless the whole log is within `max_bytes`,
+by reading ahead, off the loop. What then cannot be read, or is no longer there, cuts the answer short.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def lines_answer(log: TopicLog, pieces: Pieces, next_offset: int, committed: int
 
 
 class _Lines(StreamSource):
-    """The lines of a large answer, read as the client takes them. What cannot be read cuts the answer short."""
+    """The lines of a large answer, read as the client takes them."""
 
     def __init__(self, pieces: Pieces, stop: int) -> None:
         self._pieces: Pieces | None = pieces

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 from flashq.api.records import to_record_out
 from flashq.api.schemas import RecordOut
 from flashq.batch import BadFrame, Batch, decode, decode_each
+from flashq.broker.polled import Headers, content_bytes, undecodable
 from flashq.errors import DataCorruption
 from flashq.storage.interface import TopicLog
 
 PIECE_BYTES = 64 * 1024
-
-Headers = dict[str, bytes] | None
 
 
 class Pieces:
@@ -45,22 +44,27 @@ class Pieces:
         """The next piece; b"" where nothing (more) can be read. Raises as `TopicLog.read` does."""
         if self._rest:
             return self._split(self._rest)
-        found: list[bytes] = []
-        size = 0
-        while size < PIECE_BYTES:
-            record = next(self._records, None)
-            if record is None:
-                if found:
-                    break
-                self._records = self._read()
-                record = next(self._records, None)
-                if record is None:
-                    break
-            found.append(self._encode(record))
-            size += len(found[-1])
-            self.at = record.offset + 1
+        found = self._encode_some()
+        if not found:
+            self._records = self._read()
+            found = self._encode_some()
         whole = found[0] if len(found) == 1 else b"".join(found)
-        return whole if size <= 2 * PIECE_BYTES else self._split(memoryview(whole))
+        return whole if len(whole) <= 2 * PIECE_BYTES else self._split(memoryview(whole))
+
+    def _encode_some(self) -> list[bytes]:
+        """A piece of what has been read."""
+        found: list[bytes] = []
+        size, record = 0, None
+        encode = self._encode
+        for record in self._records:
+            data = encode(record)
+            found.append(data)
+            size += len(data)
+            if size >= PIECE_BYTES:
+                break
+        if record is not None:
+            self.at = record.offset + 1
+        return found
 
     def _split(self, data: memoryview) -> bytes:
         self._rest = data[PIECE_BYTES:]
@@ -76,7 +80,6 @@ class Pieces:
         while batches:
             base_offset = batches[-1].base_offset
             stop = None if self._stop is None else self._stop - base_offset
-            # The batch is handed over: its frame is held once, however long its records take to go out.
             try:
                 yield from decode_each(batches.pop(), self._make, max(at - base_offset, 0), stop)
             except BadFrame as error:
@@ -86,9 +89,10 @@ class Pieces:
 def end_of_read(log: TopicLog, from_offset: int, stop: int, max_bytes: int) -> int:
     """Where a read of `[from_offset, stop)` ends that takes at most `max_bytes` of keys, values and headers.
 
-    One record at least. Before damage, if good records come first. Walks the batches, holding few: may read the disk.
+    One record at least. Before damage, if good records come first. Walks the batches, holding few: reads the disk.
     """
-    everything_fits = max_bytes >= log.size_bytes
+    if _frames_fit(log, from_offset, stop, max_bytes):
+        return stop
     at, left = from_offset, max_bytes
     while at < stop:
         try:
@@ -98,14 +102,26 @@ def end_of_read(log: TopicLog, from_offset: int, stop: int, max_bytes: int) -> i
                 raise
             return at
         for batch in batches:
-            if not everything_fits:
-                for size in _sizes(log, batch, at, stop):
-                    if size > left and at > from_offset:
-                        return at
-                    left -= size
-                    at += 1
-            at = min(batch.next_offset, stop)
+            for size in _sizes(log, batch, at, stop):
+                if size > left and at > from_offset:
+                    return at
+                left -= size
+                at += 1
+        del batches, batch  # not held while the next are read
     return at
+
+
+def _frames_fit(log: TopicLog, at: int, stop: int, max_bytes: int) -> bool:
+    """Whether all is within `max_bytes` as it is stored: then nothing need be decoded to know where the read ends."""
+    try:
+        while at < stop and max_bytes >= 0:
+            batches = log.read(at, max_records=stop - at, max_bytes=PIECE_BYTES)
+            max_bytes -= sum(len(batch.frame) for batch in batches)
+            at = batches[-1].next_offset
+            del batches  # not held while the next are read
+    except DataCorruption:
+        return False
+    return max_bytes >= 0
 
 
 def _sizes(log: TopicLog, batch: Batch, from_offset: int, stop: int) -> list[int]:
@@ -117,13 +133,8 @@ def _sizes(log: TopicLog, batch: Batch, from_offset: int, stop: int) -> list[int
 
 
 def _size(offset: int, timestamp_ms: int, key: bytes | None, value: bytes, headers: Headers) -> int:
-    in_headers = sum(len(name.encode()) + len(data) for name, data in headers.items()) if headers else 0
-    return len(value) + len(key or b"") + in_headers
+    return content_bytes(key, value, headers)
 
 
 def _without_headers(offset: int, timestamp_ms: int, key: bytes | None, value: bytes, headers: Headers) -> RecordOut:
     return to_record_out(offset, timestamp_ms, key, value, None)
-
-
-def undecodable(log: TopicLog, offset: int, error: BadFrame) -> DataCorruption:
-    return DataCorruption(f"topic {log.name} at offset {offset}: {error}", topic=log.name, offset=offset)

@@ -179,15 +179,17 @@ class _Later:
         batches = poll.log.read(poll.at, max_records=query.max_records, max_bytes=_SMALL_BYTES)
         end = batches[-1].next_offset if batches else poll.at
         frame_bytes = sum(len(batch.frame) for batch in batches)
+        del batches
         if end >= stop and frame_bytes <= min(_SMALL_BYTES, query.max_bytes):
             self._send_lines(max(stop, poll.at), is_small=True)
-            return
-        del batches
-        self._blocking.run(
-            lambda: end_of_read(poll.log, poll.at, stop, query.max_bytes),
-            lambda end: self._send_lines(end, is_small=False),
-            self._fail,
-        )
+        elif query.max_bytes >= poll.log.size_bytes:
+            self._send_lines(stop, is_small=False)
+        else:
+            self._blocking.run(
+                lambda: end_of_read(poll.log, poll.at, stop, query.max_bytes),
+                lambda end: self._send_lines(end, is_small=False),
+                self._fail,
+            )
 
     def _send_lines(self, end: int, *, is_small: bool) -> None:
         poll = self._poll

@@ -78,7 +78,8 @@ def walk(
                 raise Broken(position, offset, "the file has become shorter", cut=True)
             continue
         try:
-            batch = check(memoryview(data)[at : at + need], offset, epoch_at)
+            # A large frame is all that was read: it is not copied.
+            batch = check(data if len(data) == need else memoryview(data)[at : at + need], offset, epoch_at)
         except BadFrame as error:
             raise Broken(position, offset, str(error), cut=False) from error
         yield position, batch

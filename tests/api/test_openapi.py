@@ -1,0 +1,112 @@
+"""The OpenAPI document holds for the running server: schemathesis asks every operation, with all its checks."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.generation import GenerationMode
+
+from flashq.api.openapi import openapi_document
+from flashq.api.operations import OPERATIONS, Operation
+from flashq.api.queries import NoQuery
+from tests.server.running import Process
+
+FOLLOWS = {operation.id for operation in OPERATIONS if operation.id.startswith("stream_")}
+"""Endless answers: asked below, up to their head."""
+MAX_WAIT_MS = 20
+TOPIC, GROUP = "described", "describing"
+
+
+@schemathesis.hook
+def map_query(context: Any, query: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A long poll that waits a minute tells no more than one that waits a moment."""
+    if query and "from_offset" in query:
+        query.pop("from_time", None)  # they exclude each other, which a document cannot say
+    if query and str(query.get("timeout_ms", "")).isdecimal() and int(query["timeout_ms"]) <= 60_000:
+        query["timeout_ms"] = str(int(query["timeout_ms"]) % MAX_WAIT_MS)
+    return query
+
+
+@schemathesis.hook
+def map_path_parameters(context: Any, path_parameters: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Half of what is asked for is there."""
+    for name, known in (("topic", TOPIC), ("group", GROUP)):
+        if path_parameters and len(str(path_parameters.get(name, ""))) % 2:
+            path_parameters[name] = known
+    return path_parameters
+
+
+@pytest.fixture
+def described(server: Process) -> Any:
+    server.post(TOPIC, "a", {"value": "b", "key": "k", "headers": {"h": "1"}})
+    assert server.ask("POST", f"/consumer/{GROUP}").status == 200
+    found = schemathesis.openapi.from_dict(server.ask("GET", "/openapi.json").json())
+    found.config.update(base_url=f"http://127.0.0.1:{server.port}")
+    return found
+
+
+def sound(body: Any) -> Any:
+    """What a schema cannot say: 1.0 is no integer to us, base64 must be base64, an offset must be there."""
+    if isinstance(body, list):
+        return [sound(each) for each in body]
+    if isinstance(body, dict):
+        body = {name: sound(value) for name, value in body.items()}
+        for name, encoding in (("value", "encoding"), ("key", "key_encoding")):
+            if body.get(encoding) and isinstance(body.get(name), str):
+                body[name] = b64encode(body[name].encode("utf-8", "replace")).decode()
+        if isinstance(body.get("offset"), int):
+            body["offset"] %= 2
+        return body
+    return int(body) if isinstance(body, float) and body.is_integer() else body
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
+@pytest.mark.parametrize("operation", [each for each in OPERATIONS if each.id not in FOLLOWS], ids=lambda each: each.id)
+def test_every_operation_answers_as_described(described: Any, operation: Operation, mode: GenerationMode) -> None:
+    found = described[operation.path][operation.method]
+    if mode is GenerationMode.NEGATIVE and operation.query in (None, NoQuery) and not operation.bodies:
+        mode = GenerationMode.POSITIVE  # there is nothing to be wrong about
+
+    @given(case=found.as_strategy(generation_mode=mode))
+    @settings(max_examples=12, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    def ask(case: Any) -> None:
+        if mode is GenerationMode.POSITIVE:
+            case.query = {name: value for name, value in (case.query or {}).items() if name != "sync"}  # needs files
+            if isinstance(case.body, dict):
+                case.body = sound(case.body)
+        case.call_and_validate(timeout=10)
+
+    ask()
+
+
+def test_the_document_has_every_operation_and_no_other(server: Process) -> None:
+    document = server.ask("GET", "/openapi.json").json()
+    assert document == json.loads(json.dumps(openapi_document()))
+    documented = {
+        (method.upper(), path, about["operationId"])
+        for path, methods in document["paths"].items()
+        for method, about in methods.items()
+    }
+    assert documented == {(operation.method, operation.path, operation.id) for operation in OPERATIONS}
+
+
+@pytest.mark.parametrize("operation", [each for each in OPERATIONS if each.id in FOLLOWS], ids=lambda each: each.id)
+def test_a_stream_answers_as_described_up_to_its_head(server: Process, described: Any, operation: Operation) -> None:
+    answers = openapi_document()["paths"][operation.path]["get"]["responses"]
+    target = operation.path.format(topic=TOPIC, group=GROUP)
+    for query, headers, status in [
+        ("", {}, 200),
+        ("?from_offset=1", {"Last-Event-ID": "0"}, 200),
+        ("?from_offset=x", {}, 400),
+        ("?unknown=1", {}, 400),
+        ("", {"Last-Event-ID": "x"}, 400),
+    ]:
+        answer = server.ask("HEAD", target + query, headers=headers)
+        assert answer.status == status
+        assert answer.headers["content-type"] in answers[str(status)]["content"]
+    assert server.ask("GET", operation.path.format(topic="none", group=GROUP)).status == 404
