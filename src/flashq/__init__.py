@@ -18,9 +18,11 @@ from flashq.errors import (
     DirectoryLocked,
     FlashQError,
     GroupNotFound,
+    IdempotencyKeyReused,
     InvalidOffset,
     InvalidParameter,
     OffsetOutOfRange,
+    PreconditionFailed,
     StorageFailed,
     StorageFull,
     TopicNotFound,
@@ -31,12 +33,18 @@ from flashq.errors import (
 if TYPE_CHECKING:
     from flashq.broker.flashq import FlashQ
     from flashq.broker.polled import PolledRecords
+    from flashq.client.aio import AsyncClient
+    from flashq.client.client import Client
+    from flashq.client.errors import ConnectionFailed
     from flashq.record import Record, RecordWithOffset
 
 __version__ = "0.1.0"
 
 # Loaded when first named: the command line would pay half a second for the engine in every `--help`.
 _LAZY = {
+    "AsyncClient": "flashq.client.aio",
+    "Client": "flashq.client.client",
+    "ConnectionFailed": "flashq.client.errors",
     "FlashQ": "flashq.broker.flashq",
     "PolledRecords": "flashq.broker.polled",
     "Record": "flashq.record",
@@ -44,17 +52,22 @@ _LAZY = {
 }
 
 __all__ = [
+    "AsyncClient",
+    "Client",
     "Closed",
     "ConfigurationError",
+    "ConnectionFailed",
     "DataCorruption",
     "DirectoryLocked",
     "FlashQ",
     "FlashQError",
     "GroupNotFound",
+    "IdempotencyKeyReused",
     "InvalidOffset",
     "InvalidParameter",
     "OffsetOutOfRange",
     "PolledRecords",
+    "PreconditionFailed",
     "Record",
     "RecordWithOffset",
     "StorageFailed",

@@ -12,7 +12,7 @@ fields in the other order, all big-endian:
     last_delta    i32   offset of the last record minus base_offset
     base_ts       i64   Unix milliseconds of the first record
     max_ts        i64   Unix milliseconds of the latest record
-    producer_id   i64   -1
+    producer_id   i64   -1, or with the next two the hash of an idempotency key (`hash_of_key`)
     producer_epoch i16  -1
     base_sequence i32   -1
     count         i32   number of records
@@ -24,6 +24,7 @@ whoever trusts a frame must check these four against what the log expects (`chec
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from struct import Struct
@@ -46,6 +47,11 @@ _TIMESTAMPS = Struct(">qq")
 _CRC_AT = Struct(">IQib").size
 _ATTRIBUTES_AT = _CRC_AT + _CRC.size
 _TIMESTAMPS_AT = Struct(">IQibIhi").size
+_KEY = Struct(">qhi")  # producer_id, producer_epoch, base_sequence
+_KEY_AT = _TIMESTAMPS_AT + _TIMESTAMPS.size
+_KEY_STOP = _KEY_AT + _KEY.size
+_SIGNS = int.from_bytes(_KEY.pack(-(1 << 63), -(1 << 15), -(1 << 31)), "big")
+KEY_HASH_BYTES = _KEY.size
 
 MIN_LENGTH = HEADER.size - PREFIX.size
 """The smallest `length` a frame can state."""
@@ -74,6 +80,11 @@ class Batch(msgspec.Struct, gc=False, eq=False):  # gc=False: it holds no contai
         """The offset after the batch's last record."""
         return self.base_offset + self.count
 
+    @property
+    def key_hash(self) -> bytes | None:
+        """Of the idempotency key it was posted with, or None."""
+        return key_hash_in(self.frame)
+
     def place(self, base_offset: int, epoch: int, not_before_ms: int) -> None:
         """Number the batch where the log has put it; move its timestamp up to `not_before_ms` if it is older.
 
@@ -89,12 +100,29 @@ class Batch(msgspec.Struct, gc=False, eq=False):  # gc=False: it holds no contai
         _NUMBERING.pack_into(frame, 0, len(frame) - PREFIX.size, base_offset, epoch)
 
 
-def encode(rows: Sequence[Row], timestamp_ms: int) -> Batch:
-    """One batch of all rows, stamped with one time. Raises `ValidationError`: no rows, or over 2 GiB together."""
+def hash_of_key(key: bytes) -> bytes:
+    """109 bits of BLAKE2b, as the 14 bytes of the producer's fields: the sign of each is clear, so none reads as -1."""
+    digest = int.from_bytes(hashlib.blake2b(key, digest_size=_KEY.size).digest(), "big")
+    return (digest & ~_SIGNS).to_bytes(_KEY.size, "big")
+
+
+def key_hash_in(frame: bytes | bytearray | memoryview) -> bytes | None:
+    """The hash of the idempotency key in a frame's header, or None; only the header need be there."""
+    return bytes(frame[_KEY_AT:_KEY_STOP]) if frame[_KEY_AT] < 0x80 else None
+
+
+def encode(rows: Sequence[Row], timestamp_ms: int, key_hash: bytes | None = None) -> Batch:
+    """One batch of all rows, stamped with one time; `key_hash` is that of an idempotency key (`hash_of_key`).
+
+    Raises `ValidationError`: no rows, or over 2 GiB together.
+    """
     if not rows:
         raise ValidationError("a post needs at least one record", field="records", min_size=1, actual_size=0)
     # Positional: the compiled builder takes keywords at twice the cost.
-    builder = DefaultRecordBatchBuilder(MAGIC, 0, 0, _NO_PRODUCER, _NO_PRODUCER, _NO_PRODUCER, MAX_FRAME_BYTES)
+    if key_hash is None:
+        builder = DefaultRecordBatchBuilder(MAGIC, 0, 0, _NO_PRODUCER, _NO_PRODUCER, _NO_PRODUCER, MAX_FRAME_BYTES)
+    else:
+        builder = DefaultRecordBatchBuilder(MAGIC, 0, 0, *_KEY.unpack(key_hash), MAX_FRAME_BYTES)
     append = builder.append
     delta = 0
     for key, value, headers in rows:
@@ -134,6 +162,20 @@ def decode_each(batch: Batch, make: MakeRecord[T], first: int = 0, stop: int | N
         raise
     except Exception as error:  # the decompressors of another writer's batch each have errors of their own
         raise BadFrame(f"records of the batch do not decode: {error}") from error
+
+
+def same_records(one: Batch, other: Batch) -> bool:
+    """Whether both hold the same keys, values and headers in the same order, whenever they were posted.
+
+    Raises `BadFrame`.
+    """
+    return one.count == other.count and decode(one, _content) == decode(other, _content)
+
+
+def _content(
+    offset: int, timestamp_ms: int, key: bytes | None, value: bytes, headers: dict[str, bytes] | None
+) -> tuple[bytes | None, bytes, list[tuple[str, bytes]]]:
+    return key, value, list(headers.items()) if headers else []
 
 
 def check(frame: bytes | bytearray | memoryview, base_offset: int | None, epoch: Callable[[int], int]) -> Batch:

@@ -353,6 +353,31 @@ LIMITS: dict[str, list[Step]] = {
     ],
 }  # fmt: skip
 
+RETRIES: dict[str, list[Step]] = {
+    "the same Idempotency-Key and topic return the first answer": [
+        post("a", headers={"Idempotency-Key": "k1"}, gives={"offsets": [{"offset": 0}]}),
+        post("b"),
+        post("a", headers={"Idempotency-Key": "k1"}, gives={"offsets": [{"offset": 0}]}),
+        ask(POLL, gives=values("a", "b")),
+    ],
+    "the same key with another body is 422": [
+        post("a", headers={"Idempotency-Key": "k1"}),
+        post("b", headers={"Idempotency-Key": "k1"}, status=422, gives={"error": "idempotency_key_reused"}),
+        ask(POLL, gives=values("a")),
+    ],
+    "If-Next-Offset appends only if the log ends there, else 412": [
+        post("a", headers={"If-Next-Offset": "1"}, status=412, gives={"error": "precondition_failed"}),
+        refused("GET /topics/{t}", 404, "topic_not_found"),
+        post("a", headers={"If-Next-Offset": "0"}, gives={"offsets": [{"offset": 0}]}),
+        post(
+            "b", headers={"If-Next-Offset": "0"}, status=412,
+            gives={"error": "precondition_failed", "details": {"next_offset": 1, "outcome": "not_applied"}},
+        ),
+        post("b", headers={"If-Next-Offset": "1"}, gives={"offsets": [{"offset": 1}]}),
+    ],
+}  # fmt: skip
+
+
 SECTIONS = {
-    "records": RECORDS, "topics": TOPICS, "groups": GROUPS, "service": SERVICE, "limits": LIMITS,
+    "records": RECORDS, "retries": RETRIES, "topics": TOPICS, "groups": GROUPS, "service": SERVICE, "limits": LIMITS,
 }  # fmt: skip

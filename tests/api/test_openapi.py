@@ -77,6 +77,8 @@ def test_every_operation_answers_as_described(described: Any, operation: Operati
     def ask(case: Any) -> None:
         if mode is GenerationMode.POSITIVE:
             case.query = {name: value for name, value in (case.query or {}).items() if name != "sync"}  # needs files
+            for name in ("If-Next-Offset", "Idempotency-Key"):  # the topic ends elsewhere; the key was used
+                (case.headers or {}).pop(name, None)
             if isinstance(case.body, dict):
                 case.body = sound(case.body)
         case.call_and_validate(timeout=10)

@@ -29,12 +29,12 @@ class Loop:
 
 
 class BrokenLog(InMemoryTopicLog):
-    def append(self, batch: Batch, *, durable: bool = False) -> Append:
+    def append(self, batch: Batch, *, durable: bool = False, if_next_offset: int | None = None) -> Append:
         raise MemoryError
 
 
 class FullLog(InMemoryTopicLog):
-    def append(self, batch: Batch, *, durable: bool = False) -> Append:
+    def append(self, batch: Batch, *, durable: bool = False, if_next_offset: int | None = None) -> Append:
         raise StorageFull("no room")
 
 

@@ -10,6 +10,7 @@ import pytest
 from flashq import FlashQ
 from flashq.storage.backend import StorageBackend
 from flashq.storage.file.backend import FileBackend
+from flashq.storage.file.verify import verify_directory
 from flashq.storage.interface import TopicConfig
 from flashq.storage.memory import InMemoryBackend
 
@@ -48,3 +49,5 @@ def flashq(backend: StorageBackend, clock: Clock) -> Iterator[FlashQ]:
     flashq = FlashQ(backend, topic_defaults=TopicConfig(segment_bytes=1024), clock_ms=clock)
     yield flashq
     flashq.close()
+    if isinstance(backend, FileBackend):
+        assert [log.findings for log in verify_directory(backend.data_dir).logs if log.findings] == []

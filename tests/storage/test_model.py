@@ -23,6 +23,7 @@ from flashq.errors import InvalidOffset, OffsetOutOfRange, TopicNotFound
 from flashq.storage.file import consumer_group
 from flashq.storage.file.backend import FileBackend
 from flashq.storage.file.topic_log import FileTopicLog
+from flashq.storage.file.verify import verify_directory
 from flashq.storage.interface import SyncMode, TopicConfig
 from tests.storage.conftest import MEMORY
 from tests.storage.faulty_disk import FaultyDisk, abandon
@@ -147,6 +148,7 @@ class Model(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "flashq"):
             self.flashq.close()
+            assert verify_directory(self.directory).damage == []
         shutil.rmtree(self.directory)
 
 

@@ -13,6 +13,7 @@ from flashq import __version__
 from flashq.api import schemas
 from flashq.api.errors import STATUS
 from flashq.api.operations import EVERYWHERE, JSON, NDJSON, OPERATIONS, Operation
+from flashq.record import MAX_IDEMPOTENCY_KEY_CHARS
 
 Document = dict[str, Any]
 
@@ -32,6 +33,14 @@ _PROTOCOL_ERRORS: Mapping[int, str] = {
 """What any request can meet before it reaches an operation. Their codes are not those of `api/errors.py`."""
 
 _REQUEST_HEADERS: Mapping[str, Document] = {
+    "Idempotency-Key": {
+        "schema": {"type": "string", "pattern": f"^[!-~]{{1,{MAX_IDEMPOTENCY_KEY_CHARS}}}$"},
+        "description": "The same key with the same records stores nothing again and gets the first answer.",
+    },
+    "If-Next-Offset": {
+        "schema": {"type": "integer", "minimum": 0, "maximum": (1 << 63) - 1},
+        "description": "Store only if the topic ends at this offset; 0 also if there is no such topic.",
+    },
     "Last-Event-ID": {
         "schema": {"type": "integer", "minimum": 0, "maximum": (1 << 63) - 1},
         "description": "Go on after this offset. Wins over the parameters.",

@@ -16,6 +16,7 @@ from flashq.api.queries import NoQuery, PollQuery, PostQuery, StreamQuery
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 EVERYWHERE = ("unauthorized", "forbidden", "misdirected_request", "internal_error", "closed")
 _WRITE = ("storage_full", "storage_failed")
@@ -24,6 +25,8 @@ _READ = ("invalid_parameter", "offset_out_of_range", "data_corruption", "storage
 _POST = (
     "invalid_parameter",
     "validation_error",
+    "precondition_failed",
+    "idempotency_key_reused",
     "data_corruption",
     *_BODY,
     *_WRITE,
@@ -71,6 +74,7 @@ OPERATIONS: tuple[Operation, ...] = (
         path="/topics/{topic}/records",
         summary="Store records, all or none. The topic is created on first use.",
         query=PostQuery,
+        request_headers=("Idempotency-Key", "If-Next-Offset"),
         bodies={JSON: schemas.PostRecords, NDJSON: schemas.RecordIn},
         answers={200: Answer({JSON: schemas.PostedRecords | schemas.PostedLines}, ("X-FlashQ-Durability",))},
         errors=_POST,
@@ -229,6 +233,14 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="Whether the server takes posts and can read all it has.",
         query=None,
         answers={200: _json(schemas.HealthReport), 503: _json(schemas.HealthReport)},
+    ),
+    Operation(
+        id="metrics",
+        method="GET",
+        path="/metrics",
+        summary="Counts of the server and the state of its logs, for Prometheus.",
+        query=None,
+        answers={200: Answer({PROMETHEUS: None})},
     ),
     Operation(
         id="openapi",

@@ -105,9 +105,12 @@ def _key(record: RecordIn, key: str, at: int) -> bytes:
 
 def _from_base64(text: str, name: str, at: int) -> bytes:
     try:
-        return b64decode(text, validate=True)
+        data = b64decode(text, validate=True)
+        if len(text) != 4 * ((len(data) + 2) // 3):  # some versions of Python take more padding than there must be
+            raise ValueError("excess padding")
     except (Base64Error, ValueError) as error:
         raise ValidationError(f"records[{at}].{name} is not base64: {error}", field=f"records[{at}].{name}") from error
+    return data
 
 
 def _text_or_base64(data: bytes) -> tuple[str, Encoding | None]:

@@ -24,7 +24,6 @@ MAX_ANSWER_BYTES = 8 * 1024 * 1024
 """Of keys, values and headers in one JSON answer; `max_bytes` may ask for more only where the answer is streamed."""
 MAX_TIMEOUT_MS = 60_000
 MAX_METADATA_BYTES = 4096
-MAX_IDEMPOTENCY_KEY_CHARS = 255
 SERVICE = "flashq"
 
 Encoding = Literal["base64"]
@@ -252,5 +251,5 @@ class ErrorBody(msgspec.Struct):
 
 
 decode_post = msgspec.json.Decoder(PostRecords).decode
-decode_line = msgspec.json.Decoder(RecordIn).decode
+line_decoder = msgspec.json.Decoder(RecordIn)
 encode_json = msgspec.json.Encoder().encode

@@ -14,6 +14,7 @@ from flashq.batch import MakeRecord, encode
 from flashq.broker.polled import Polled, PolledRecords, decode_range
 from flashq.broker.reset import ResetTo, reset_target, whole
 from flashq.broker.retention import RetentionThread
+from flashq.broker.terms import Terms, append_on, hash_idempotency_key
 from flashq.broker.waiters import Waiters
 from flashq.errors import (
     Closed,
@@ -35,6 +36,7 @@ from flashq.storage.interface import (
     SyncMode,
     TopicConfig,
     TopicLog,
+    not_at_end,
 )
 from flashq.storage.memory import InMemoryBackend
 
@@ -50,6 +52,14 @@ class TopicChanges(TypedDict, total=False):
     retention_ms: int | None
     retention_bytes: int | None
     segment_bytes: int
+
+
+class Conditions(TypedDict, total=False):
+    """What a post may ask for (`FlashQ.post_records`)."""
+
+    if_next_offset: int | None
+    idempotency_key: str | None
+    durable: bool
 
 
 class FlashQ:
@@ -127,15 +137,21 @@ class FlashQ:
 
     # -- records
 
-    def post_record(self, topic: str, record: Postable) -> int:
-        """Store one record; its offset, once the sync mode's promise holds. The topic is created on first use."""
-        return self.append(topic, [to_row(record)]).result().batch.base_offset
+    def post_record(self, topic: str, record: Postable, **conditions: Unpack[Conditions]) -> int:
+        """Store one record; its offset, once the sync mode's promise holds. The topic is created on first use.
 
-    def post_records(self, topic: str, records: Iterable[Postable]) -> list[int]:
+        `conditions` are those of `post_records`.
+        """
+        return self.append(topic, [to_row(record)], **conditions).result().batch.base_offset
+
+    def post_records(self, topic: str, records: Iterable[Postable], **conditions: Unpack[Conditions]) -> list[int]:
         """Store records together, all or nothing, contiguous; their offsets in order, once the promise holds.
 
-        A plain text or bytes stands for a record. Raises `ValidationError` for an empty post or a bad record:
-        nothing is stored then.
+        A plain text or bytes stands for a record. `idempotency_key` (1 to 255 visible ASCII characters) makes a
+        repetition harmless: while the first post with the key is in the topic, another returns its offsets.
+        `if_next_offset`: only if the topic ends there (0: it may also not exist). `durable`: wait for the fsync
+        whatever the sync mode. Raises, with nothing stored, `ValidationError` for an empty post or a bad record,
+        `IdempotencyKeyReused` if the key came with other records, `PreconditionFailed` if the topic ends elsewhere.
         """
         if isinstance(records, str | bytes):
             raise ValidationError("post_records takes a list of records; post_record takes one", field="records")
@@ -143,7 +159,7 @@ class FlashQ:
             (None, record, NO_HEADERS) if type(record) is bytes and len(record) <= MAX_VALUE_BYTES else to_row(record)
             for record in records
         ]
-        batch = self.append(topic, rows).result().batch
+        batch = self.append(topic, rows, **conditions).result().batch
         return list(range(batch.base_offset, batch.next_offset))
 
     def poll_records(
@@ -161,9 +177,22 @@ class FlashQ:
                 _at_least(name, value, 0)
         return self.read(log, from_offset, RecordWithOffset, max_records=count, max_bytes=max_bytes)
 
-    def append(self, topic: str, rows: Sequence[Row]) -> Append:
-        """Number and buffer one batch, creating the topic if need be; the handle is done when the promise holds."""
-        return self.log_or_new(topic).append(encode(rows, self.clock_ms()))
+    def append(self, topic: str, rows: Sequence[Row], **conditions: Unpack[Conditions]) -> Append:
+        """Number and buffer one batch, creating the topic if need be; the handle is done when the promise holds.
+
+        With a key it may block on the disk.
+        """
+        if not conditions:
+            return self.log_or_new(topic).append(encode(rows, self.clock_ms()))
+        terms = self._terms(**conditions)
+        self.check_new(topic, terms)
+        return append_on(terms, self.log_or_new(topic), rows, self.clock_ms())
+
+    def check_new(self, topic: str, terms: Terms) -> None:
+        """Raises `PreconditionFailed` if a post on these terms must not create the topic, which is not there."""
+        if terms.if_next_offset and topic not in self.backend.topics:
+            check_name("topic", topic)
+            raise not_at_end(topic, 0, terms.if_next_offset)
 
     # -- topics
 
@@ -387,6 +416,18 @@ class FlashQ:
             with self._lock:
                 if self._retention is None and not self._closed:
                     self._retention = RetentionThread(self.apply_retention)
+
+    def _terms(
+        self, *, if_next_offset: int | None = None, idempotency_key: str | None = None, durable: bool = False
+    ) -> Terms:
+        if durable and self.backend.kind == "memory":
+            raise InvalidParameter(
+                "durable cannot be had: this FlashQ keeps records in memory. Nothing was stored", parameter="durable"
+            )
+        if if_next_offset is not None:
+            _at_least("if_next_offset", if_next_offset, 0)
+        key_hash = None if idempotency_key is None else hash_idempotency_key(idempotency_key, "idempotency_key")
+        return Terms(durable, if_next_offset, key_hash)
 
     def _check_open(self) -> None:
         if self._closed:

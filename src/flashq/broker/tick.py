@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from flashq.batch import Batch, encode
+from flashq.broker.terms import Terms, append_on
 from flashq.errors import FlashQError
 from flashq.logging import get_logger
 from flashq.record import Row
@@ -59,15 +60,15 @@ class Tick:
         shared.rows += rows
         shared.size += size
 
-    def post_durably(self, log: TopicLog, rows: list[Row], posted: Posted) -> None:
-        """Store `rows` after what has been collected; `posted` is called once they are synced, whatever the mode."""
+    def post_alone(self, log: TopicLog, rows: list[Row], terms: Terms, posted: Posted) -> None:
+        """Store `rows` now, after what has been collected, on terms that no other post shares."""
         shared = self._open.pop(log, None)
         if shared is not None:
             self._append(shared)
         alone = _Shared(log)
         alone.posts.append((0, posted))
         alone.rows = rows
-        self._append(alone, durable=True)
+        self._append(alone, terms)
 
     def end(self) -> None:
         """Append what has been collected."""
@@ -75,7 +76,7 @@ class Tick:
         for shared in collected.values():
             self._append(shared)
 
-    def _append(self, shared: _Shared, *, durable: bool = False) -> None:
+    def _append(self, shared: _Shared, terms: Terms | None = None) -> None:
         posts = shared.posts
 
         def done(append: Append) -> None:
@@ -83,7 +84,10 @@ class Tick:
                 _tell(posted, append.batch, append.batch.base_offset + first, append.error)
 
         try:
-            append = shared.log.append(encode(shared.rows, self._clock_ms()), durable=durable)
+            if terms is None:
+                append = shared.log.append(encode(shared.rows, self._clock_ms()))
+            else:
+                append = append_on(terms, shared.log, shared.rows, self._clock_ms())
         except Exception as error:
             refusal = error if isinstance(error, FlashQError) else _mistake(error)
             for _, posted in posts:

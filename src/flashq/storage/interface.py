@@ -13,7 +13,7 @@ from typing import Literal, Self
 import msgspec
 
 from flashq.batch import Batch
-from flashq.errors import FlashQError, InvalidParameter
+from flashq.errors import FlashQError, InvalidParameter, PreconditionFailed
 
 SyncMode = Literal["always", "periodic", "never"]
 SYNC_MODES: tuple[SyncMode, ...] = ("always", "periodic", "never")
@@ -129,15 +129,39 @@ class TopicLog(ABC):
         """Rises when records that were readable may have been taken back and their offsets used again."""
 
     @abstractmethod
-    def append(self, batch: Batch, *, durable: bool = False) -> Append:
+    def append(self, batch: Batch, *, durable: bool = False, if_next_offset: int | None = None) -> Append:
         """Number the batch and take it in; returns at once. Done when the sync mode's promise holds.
 
-        `durable` asks for the promise of `always`, whatever the mode.
+        `durable` asks for the promise of `always`, whatever the mode. `if_next_offset`: only if the log ends there,
+        posts under way included, else `PreconditionFailed`.
 
         The batch's timestamp is moved up to that of the batch before it if the clock went back. Raises
         `StorageFailed` or `DataCorruption` (nothing written) when this log takes no more; everything else comes
         as the append's error.
         """
+
+    @abstractmethod
+    def append_once(self, batch: Batch, *, durable: bool = False, if_next_offset: int | None = None) -> Append:
+        """`append` of a batch with a key's hash, unless the log holds a batch of that key: then an append of that one.
+
+        It is done when the promise holds for the first one; `durable` waits for the sync of it. Of a first one still
+        under way it tells the same end. A first one that was not applied does not count. The key decides before
+        `if_next_offset` does. Raises as `append`, and `IdempotencyKeyReused` if the records are not the same.
+        Blocks on the disk unless `keys_loaded`, and where `holds_key`.
+        """
+
+    @property
+    @abstractmethod
+    def keys_loaded(self) -> bool:
+        """Whether it is known which keys the log holds."""
+
+    @abstractmethod
+    def load_keys(self) -> None:
+        """Have the keys known; the first time since opening it reads the disk. Raises `DataCorruption`, `OSError`."""
+
+    @abstractmethod
+    def holds_key(self, key_hash: bytes) -> bool:
+        """Whether a batch of this key is stored, as far as keys are loaded."""
 
     @abstractmethod
     def read(self, from_offset: int, *, max_records: int | None = None, max_bytes: int | None = None) -> list[Batch]:
@@ -186,3 +210,11 @@ class ConsumerGroup(ABC):
     @abstractmethod
     def forget(self, log: TopicLog) -> None:
         """Drop the offset of a deleted topic."""
+
+
+def not_at_end(topic: str, next_offset: int, wanted: int) -> PreconditionFailed:
+    return PreconditionFailed(
+        f"topic {topic} ends at offset {next_offset}, not at {wanted}; nothing was stored",
+        topic=topic,
+        next_offset=next_offset,
+    )

@@ -11,7 +11,8 @@ from typing import Literal
 from flashq.batch import Batch
 from flashq.errors import Closed, OffsetOutOfRange
 from flashq.storage.backend import Health, StorageBackend
-from flashq.storage.interface import Append, CommittedOffset, ConsumerGroup, SyncMode, TopicConfig, TopicLog
+from flashq.storage.interface import Append, CommittedOffset, ConsumerGroup, SyncMode, TopicConfig, TopicLog, not_at_end
+from flashq.storage.keys import PostKeys
 
 
 class InMemoryTopicLog(TopicLog):
@@ -32,6 +33,8 @@ class InMemoryTopicLog(TopicLog):
         self._last_timestamp_ms = 0
         self._size_bytes = 0
         self._closed = False
+        self._keys = PostKeys(self, load=dict, follow=lambda first, _: first, repeat=lambda batch, _: _done(batch))
+        self._keys.load()
 
     @property
     def log_start_offset(self) -> int:
@@ -47,11 +50,13 @@ class InMemoryTopicLog(TopicLog):
     def size_bytes(self) -> int:
         return self._size_bytes
 
-    def append(self, batch: Batch, *, durable: bool = False) -> Append:
+    def append(self, batch: Batch, *, durable: bool = False, if_next_offset: int | None = None) -> Append:
         with self._lock:
             if self._closed:
                 raise Closed(f"topic {self.name} is closed; nothing was stored")
             offset = self._next_offset
+            if if_next_offset is not None and if_next_offset != offset:
+                raise not_at_end(self.name, offset, if_next_offset)
             batch.place(offset, 0, self._last_timestamp_ms)
             self._last_timestamp_ms = batch.timestamp_ms
             self._bases.append(offset)
@@ -60,7 +65,18 @@ class InMemoryTopicLog(TopicLog):
             self._size_bytes += len(batch.frame)
         if self.on_advance is not None:
             self.on_advance()
-        return Append(batch, done=True)
+        return _done(batch)
+
+    def append_once(self, batch: Batch, *, durable: bool = False, if_next_offset: int | None = None) -> Append:
+        return self._keys.append_once(batch, durable=durable, if_next_offset=if_next_offset)
+
+    keys_loaded = True
+
+    def load_keys(self) -> None:
+        pass
+
+    def holds_key(self, key_hash: bytes) -> bool:
+        return self._keys.holds(key_hash)
 
     def read(self, from_offset: int, *, max_records: int | None = None, max_bytes: int | None = None) -> list[Batch]:
         with self._lock:
@@ -111,11 +127,17 @@ class InMemoryTopicLog(TopicLog):
                 del self._batches[:drop], self._bases[:drop]
                 self._size_bytes -= freed
                 self._start_offset = self._bases[0] if self._bases else self._next_offset
-            return freed
+        if drop:
+            self._keys.drop_below(self._start_offset)
+        return freed
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
+
+
+def _done(batch: Batch) -> Append:
+    return Append(batch, done=True)
 
 
 class InMemoryConsumerGroup(ConsumerGroup):

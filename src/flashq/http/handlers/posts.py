@@ -2,115 +2,195 @@
 
 from __future__ import annotations
 
+import re
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 
+from flashq.api.errors import RequestError
 from flashq.api.queries import PostQuery, parse_query
 from flashq.api.records import lines_body, posted_body, to_rows
-from flashq.api.schemas import decode_line, decode_post
+from flashq.api.schemas import decode_post, line_decoder
 from flashq.batch import Batch
 from flashq.broker.flashq import FlashQ, check_name
+from flashq.broker.terms import Terms, append_on, hash_idempotency_key
 from flashq.broker.tick import Tick
 from flashq.errors import FlashQError, InvalidParameter, StorageFailed
+from flashq.http.handlers.blocking import as_flashq_error
 from flashq.http.handlers.bodies import NDJSON, content_type, read_json, read_lines
 from flashq.http.message import JSON, Deferred, Request, Response
 from flashq.http.router import error_response
+from flashq.metrics import Volume
 from flashq.record import Row
-from flashq.storage.interface import TopicLog
+from flashq.storage.interface import Append, TopicLog
+
+_IDEMPOTENCY_KEY = b"idempotency-key"
+_IF_NEXT_OFFSET = b"if-next-offset"
+_OFFSET = re.compile(rb"[0-9]{1,19}")
+_MAX_OFFSET = (1 << 63) - 1
 
 
 class PostHandler:
-    """Posts to one FlashQ. `executor` runs what may block on the disk: creating a topic."""
+    """Posts to one FlashQ, counted in `posted`. `executor` runs what may block on the disk: creating a topic, looking
+    for a key."""
 
-    def __init__(self, flashq: FlashQ, loop: AbstractEventLoop, executor: Executor) -> None:
+    def __init__(
+        self, flashq: FlashQ, loop: AbstractEventLoop, executor: Executor, posted: Volume | None = None
+    ) -> None:
         self._flashq = flashq
+        self._posted = posted or Volume()
         self._loop = loop
         self._executor = executor
         self._tick = Tick(loop.call_soon, flashq.clock_ms)
-        self._creating: dict[str, list[_Post]] = {}  # posts to topics being made
+        self._held: dict[str, list[_Post]] = {}  # posts to topics that are being made, or their keys loaded
         self._durability = {
             kind: ((b"x-flashq-durability", kind.encode()),) for kind in ("fsynced", "written", "memory", "replicated")
         }
 
     def post_records(self, request: Request, topic: str) -> Response | Deferred:
         """Store all records of the body or none."""
-        post = _Post(request, *_read(request), self._asks_for_sync(request) if request.query else False)
+        head = request.head
+        rows, body = _read(request)
+        terms = None
+        if head.query or _IDEMPOTENCY_KEY in head.fields or _IF_NEXT_OFFSET in head.fields:
+            terms = self._terms(request)
+        post = _Post(request, rows, body, terms)
         log = self._flashq.backend.topics.get(topic)
-        if log is None or topic in self._creating:
-            return self._post_to_new_topic(post, topic)
-        self._store(post, log)
+        if topic in self._held:
+            self._held[topic].append(post)
+        elif log is None:
+            self._post_to_new_topic(post, topic)
+        elif terms is None:
+            self._store(post, log)
+        else:
+            self._store_on_terms(post, log, terms)
         return post.deferred
 
-    def _asks_for_sync(self, request: Request) -> bool:
-        asked = parse_query(request.query, PostQuery).sync is not None
-        if asked and self._flashq.backend.kind == "memory":
+    def _terms(self, request: Request) -> Terms:
+        durable = parse_query(request.query, PostQuery).sync is not None
+        if durable and self._flashq.backend.kind == "memory":
             raise InvalidParameter(
                 "sync=always cannot be had: this server keeps records in memory. Nothing was stored", parameter="sync"
             )
-        return asked
+        key, offset = request.header(_IDEMPOTENCY_KEY), request.header(_IF_NEXT_OFFSET)
+        key_hash = None if key is None else hash_idempotency_key(key.decode("latin-1"), "Idempotency-Key")
+        return Terms(durable, None if offset is None else _offset_in(offset), key_hash)
 
     def _store(self, post: _Post, log: TopicLog) -> None:
+        self._tick.post(log, post.rows, len(post.request.body), self._answer_to(post, log))
+
+    def _store_on_terms(self, post: _Post, log: TopicLog, terms: Terms) -> None:
+        """With a key: on the loop if that needs no disk. Else posts that follow wait for the keys; a repetition
+        stores nothing, so they need not wait for that."""
+        if terms.key_hash is not None and not log.keys_loaded:
+            self._hold(post, log.name)
+        elif terms.key_hash is not None and log.holds_key(terms.key_hash):
+            self._executor.submit(self._repeat, post, log, terms)
+        else:
+            self._tick.post_alone(log, post.rows, terms, self._answer_to(post, log))
+
+    def _repeat(self, post: _Post, log: TopicLog, terms: Terms) -> None:
+        """In the executor: compare with what is stored; the answer is the loop's to give."""
+        answer = self._answer_to(post, log)
+
+        def done(append: Append) -> None:
+            self._loop.call_soon_threadsafe(answer, append.batch, append.batch.base_offset, append.error)
+
+        try:
+            append_on(terms, log, post.rows, self._flashq.clock_ms()).add_done_callback(done)
+        except Exception as error:
+            self._loop.call_soon_threadsafe(answer, None, -1, as_flashq_error(error))
+
+    def _answer_to(self, post: _Post, log: TopicLog) -> Callable[[Batch | None, int, FlashQError | None], None]:
         def posted(batch: Batch | None, offset: int, error: FlashQError | None) -> None:
             if batch is None or error is not None:
                 assert error is not None
                 post.deferred.send(error_response(error, post.request))
             else:
                 body = post.body(offset, len(post.rows), batch.timestamp_ms)
-                durability = "fsynced" if post.durable else log.durability
+                durability = "fsynced" if post.terms is not None and post.terms.durable else log.durability
+                self._posted.add(len(post.rows), len(post.request.body))
                 post.deferred.send(Response(200, body, headers=self._durability[durability]))
 
-        size = len(post.request.body)
-        if post.durable:
-            self._tick.post_durably(log, post.rows, posted)
-        else:
-            self._tick.post(log, post.rows, size, posted)
+        return posted
 
-    def _post_to_new_topic(self, post: _Post, topic: str) -> Deferred:
-        """Create the topic off the loop, then post. Posts that come meanwhile follow in the order they came."""
+    # -- posts that wait until their topic is ready, and those that follow
+
+    def _post_to_new_topic(self, post: _Post, topic: str) -> None:
         check_name("topic", topic)
-        waiting = self._creating.setdefault(topic, [])
-        waiting.append(post)
-        if len(waiting) == 1:
-            creation = self._executor.submit(self._flashq.log_or_new, topic)
-            creation.add_done_callback(lambda creation: self._loop.call_soon_threadsafe(self._created, topic, creation))
-        return post.deferred
+        if post.terms is not None:
+            self._flashq.check_new(topic, post.terms)
+        self._hold(post, topic)
 
-    def _created(self, topic: str, creation: Future[TopicLog]) -> None:
-        for post in self._creating[topic]:  # grows if an answer lets in the next post of a client
+    def _hold(self, post: _Post, topic: str) -> None:
+        """Get the topic ready off the loop, then post. Posts that come meanwhile follow in the order they came."""
+        self._held[topic] = [post]
+        ready = self._executor.submit(self._make_ready, topic)
+        ready.add_done_callback(lambda ready: self._loop.call_soon_threadsafe(self._release, topic, ready))
+
+    def _make_ready(self, topic: str) -> TopicLog:
+        log = self._flashq.log_or_new(topic)
+        log.load_keys()
+        return log
+
+    def _release(self, topic: str, ready: Future[TopicLog]) -> None:
+        for post in self._held[topic]:  # grows if an answer lets in the next post of a client
             try:
-                self._store(post, _outcome_of(creation))
+                log = self._log_for(post, topic, ready)
+                if post.terms is None:
+                    self._store(post, log)
+                else:
+                    self._store_on_terms(post, log, post.terms)
             except FlashQError as error:
                 post.deferred.send(error_response(error, post.request))
-        del self._creating[topic]
+        del self._held[topic]
+
+    def _log_for(self, post: _Post, topic: str, ready: Future[TopicLog]) -> TopicLog:
+        """The log that is ready. If its keys cannot be loaded, it still takes posts without."""
+        is_keyed = post.terms is not None and post.terms.key_hash is not None
+        log = None if is_keyed else self._flashq.backend.topics.get(topic)
+        if log is not None and ready.exception() is not None:
+            return log
+        try:
+            return ready.result()
+        except OSError as error:
+            if isinstance(error, FlashQError):
+                raise
+            raise StorageFailed(f"the topic cannot be opened: {error.strerror or error}. Nothing was stored") from error
 
 
 class _Post:
-    """One request: its records, how its answer is written, whether it waits for the disk whatever the sync mode."""
+    """One request: its records, how its answer is written, what it asks for beyond being stored."""
 
-    __slots__ = ("body", "deferred", "durable", "request", "rows")
+    __slots__ = ("body", "deferred", "request", "rows", "terms")
 
     def __init__(
-        self, request: Request, rows: list[Row], body: Callable[[int, int, int], bytes], durable: bool
+        self, request: Request, rows: list[Row], body: Callable[[int, int, int], bytes], terms: Terms | None
     ) -> None:
         self.request = request
         self.rows = rows
         self.body = body
-        self.durable = durable
+        self.terms = terms
         self.deferred = Deferred()
 
 
 def _read(request: Request) -> tuple[list[Row], Callable[[int, int, int], bytes]]:
     """The records of the body, and what writes the answer."""
-    if request.header(b"content-type") != JSON and content_type(request) == NDJSON:
-        return to_rows(read_lines(request, decode_line)), lines_body
+    if request.header(b"content-type") != JSON:
+        kind = content_type(request)
+        if kind == NDJSON:
+            return to_rows(read_lines(request, line_decoder)), lines_body
+        if kind != JSON:
+            raise RequestError(
+                "unsupported_media_type", "posting needs Content-Type: application/json or application/x-ndjson"
+            )
     return to_rows(read_json(request, decode_post).records), posted_body
 
 
-def _outcome_of(creation: Future[TopicLog]) -> TopicLog:
-    try:
-        return creation.result()
-    except OSError as error:
-        if isinstance(error, FlashQError):
-            raise
-        raise StorageFailed(f"the topic cannot be created: {error.strerror or error}. Nothing was stored") from error
+def _offset_in(field: bytes) -> int:
+    if not _OFFSET.fullmatch(field) or int(field) > _MAX_OFFSET:
+        raise InvalidParameter(
+            f"If-Next-Offset is {field[:40].decode('latin-1')!r}; it must be a whole number, 0 or more",
+            parameter="If-Next-Offset",
+        )
+    return int(field)

@@ -22,7 +22,7 @@ from flashq.logging import get_logger
 from flashq.storage.file.disk import NO_ROOM
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.segment import Segment
-from flashq.storage.interface import Append, Settler
+from flashq.storage.interface import Append, Settler, not_at_end
 
 _OVERDUE_INTERVALS = 3  # a sync is due after one; two more, and posts wait for it
 log = get_logger(__name__)
@@ -43,9 +43,11 @@ class Journal(Settler):
         epoch: Callable[[int], int],
         on_settled: Callable[[Sequence[Append]], None] | None = None,
         on_advance: Callable[[], None] | None = None,
+        topic: str = "",
     ) -> None:
         """`roll(sealed, next_offset)` makes the next active segment, durably; `epoch(offset)` may block once."""
         self.what = what
+        self.topic = topic
         self.segment = segment
         self.next_offset = self.written_offset = self.durable_offset = self.readable = next_offset
         self.failure: StorageFailed | None = None
@@ -53,10 +55,11 @@ class Journal(Settler):
         self._io = threading.Lock()  # held while syncing and rolling; taken before `lock`
         self._flusher = flusher
         self._is_full, self._roll, self._epoch = is_full, roll, epoch
-        self._on_settled, self._on_advance = on_settled, on_advance
+        self.on_settled, self._on_advance = on_settled, on_advance  # on_settled: under the lock
         self._last_timestamp_ms = segment.max_timestamp_ms or 0
         self._pending: list[Append] = []  # numbered, not written
         self._unsynced: list[Append] = []  # written, done only after a sync
+        self._followers: dict[Append, list[Append]] = {}  # by the append whose end they share
         self._unsynced_records = 0
         self._unsynced_since: float | None = None  # monotonic seconds of the first write not yet synced
         self._rolling = False  # the active segment is full: nothing is written to it any more
@@ -68,13 +71,15 @@ class Journal(Settler):
 
     # -- appending
 
-    def append(self, batch: Batch, *, durable: bool = False) -> Append:
+    def append(self, batch: Batch, *, durable: bool = False, if_next_offset: int | None = None) -> Append:
         """Number the batch and buffer it. `durable` waits for the sync whatever the mode."""
         with self.lock:
             if self._closed:
                 raise Closed(f"{self.what} is closed; nothing was stored")
             if self.failure is not None:
                 raise _refusal(self.failure)
+            if if_next_offset is not None and if_next_offset != self.next_offset:
+                raise not_at_end(self.topic, self.next_offset, if_next_offset)
             batch.place(self.next_offset, self._epoch(self.next_offset), self._last_timestamp_ms)
             self._last_timestamp_ms = batch.timestamp_ms
             self.next_offset += batch.count
@@ -82,6 +87,52 @@ class Journal(Settler):
             self._pending.append(append)
         self._flusher.appended(self)
         return append
+
+    def follow(self, first: Append, durable: bool) -> Append:
+        """An append of the batch of `first` that ends as `first` does; `durable` waits for the sync as well."""
+        with self.lock:
+            if first.done:
+                append = self._appended_again(first.batch, durable, first.error)
+            else:
+                append = Append(first.batch, self, durable=durable)
+                self._followers.setdefault(first, []).append(append)
+        self._see_to(append)
+        return append
+
+    def repeat(self, batch: Batch, durable: bool) -> Append:
+        """An append of a stored batch, whose promise holds already; `durable` waits for its sync."""
+        with self.lock:
+            if self._closed:
+                raise Closed(f"{self.what} is closed; nothing was stored")
+            append = self._appended_again(batch, durable, None)
+        self._see_to(append)
+        return append
+
+    def _appended_again(self, batch: Batch, durable: bool, error: FlashQError | None) -> Append:
+        append = Append(batch, self, durable=durable, error=error)
+        append.done = error is not None or not self._waits_for_sync(append)
+        return append
+
+    def _waits_for_sync(self, append: Append) -> bool:
+        """Queue a written append for the next sync, unless it has all it asked for or will never have it."""
+        if not append.durable or append.batch.next_offset <= self.durable_offset:
+            return False
+        if self.failure is not None:
+            append.error = self.failure
+            return False
+        self._unsynced.append(append)
+        self._sync_wanted = True
+        return True
+
+    def _see_to(self, append: Append) -> None:
+        """Have somebody write and sync what this append waits for."""
+        if append.done:
+            return
+        if self._flusher.is_loop_thread():
+            self._flusher.appended(self)
+        else:
+            self._write_wanted = True
+            self._flusher.submit(self)
 
     def settle(self, append: Append) -> None:
         self.write(sync_follows=True)
@@ -203,7 +254,7 @@ class Journal(Settler):
             error: OSError | None = None
             if self.failure is None and (records or rolling or segment.new_entry):
                 try:
-                    segment.sync()
+                    self._flusher.sync(segment, records)
                 except OSError as caught:
                     error = caught
                 except BaseException:  # an interrupt: whoever else waits for these syncs them
@@ -290,10 +341,22 @@ class Journal(Settler):
         """Under the lock: from here on `done` is true and callbacks are fixed."""
         if not done:
             return
+        if self._followers:
+            done += self._done_with(done)
         for append in done:
             append.done = True
-        if self._on_settled is not None:
-            self._on_settled(done)
+        if self.on_settled is not None:
+            self.on_settled(done)
+
+    def _done_with(self, done: list[Append]) -> list[Append]:
+        """The followers of these that wait for nothing more."""
+        found: list[Append] = []
+        for first in done:
+            for append in self._followers.pop(first, ()):
+                append.error = first.error
+                if append.error is not None or not self._waits_for_sync(append):
+                    found.append(append)
+        return found
 
     def _deliver(self, done: list[Append], moved: bool) -> None:
         if moved and self._on_advance is not None:

@@ -11,7 +11,8 @@ import hashlib
 
 NEW_PREFIX = ".~new-"
 DELETED_PREFIX = ".~deleted-"
-_MARK = "%"
+MARK = "%"
+"""In a file name, never in a name: the file name alone does not tell the name."""
 _STEM_BYTES = 180
 
 
@@ -20,7 +21,7 @@ def file_name(name: str) -> str:
     if name == name.lower() and len(name) <= _STEM_BYTES and not name.startswith("."):
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:24]
-    return f"{name.lower()[:_STEM_BYTES].lstrip('.')}{_MARK}{digest}"
+    return f"{name.lower()[:_STEM_BYTES].lstrip('.')}{MARK}{digest}"
 
 
 def is_temporary(entry: str) -> bool:

@@ -52,17 +52,11 @@ class Recovered:
 
 def open_topic(directory: str, *, disk: Disk, flusher: Flusher, epoch: int, recovered: Recovered) -> FileTopicLog:
     """The topic in this directory. Raises `DataCorruption` when there is nothing that can be read."""
+    about = read_topic_file(disk, directory)
     partition = os.path.join(directory, PARTITION)
     for path in (directory, partition):
-        _check_directory(path)
-    about = _read_topic_file(disk, os.path.join(directory, TOPIC_FILE))
-    if file_name(about.name) != os.path.basename(directory):
-        raise DataCorruption(f"{directory} is not where topic {about.name} belongs", path=directory)
-    for path in (directory, partition):
         disk.sync_directory(path)  # a kill may have come between a file and its durable name
-    bases = sorted(int(match[1]) for name in _entries(partition) if (match := _SEGMENT_NAME.fullmatch(name)))
-    if not bases:
-        raise DataCorruption(f"topic {about.name} has no segments in {partition}", topic=about.name, path=partition)
+    bases = segment_bases(directory, about.name)
     sealed = [_sealed_segment(disk, segment_path(partition, base), base) for base in bases[:-1]]
     path = segment_path(partition, bases[-1])
     file, found = recover_file(disk, path, bases[-1], about.epoch_at, what=about.name, recovered=recovered)
@@ -82,8 +76,23 @@ def open_topic(directory: str, *, disk: Disk, flusher: Flusher, epoch: int, reco
         disk=disk,
         flusher=flusher,
         epoch=max(epoch, about.epochs[-1].epoch),
+        keys=found.keys,
         damage=damage,
     )
+
+
+def is_topic(entry: os.DirEntry[str]) -> bool:
+    """Whether a directory has anything that only a topic has: one that lost its topic.json is still a topic."""
+    return entry.is_dir() and any(os.path.lexists(os.path.join(entry.path, name)) for name in (TOPIC_FILE, PARTITION))
+
+
+def segment_bases(directory: str, topic: str) -> list[int]:
+    """The base offsets of a topic's segments, in order. Raises `DataCorruption` if there are none."""
+    partition = os.path.join(directory, PARTITION)
+    bases = sorted(int(match[1]) for name in _entries(partition) if (match := _SEGMENT_NAME.fullmatch(name)))
+    if not bases:
+        raise DataCorruption(f"topic {topic} has no segments in {partition}", topic=topic, path=partition)
+    return bases
 
 
 def create_topic(
@@ -207,7 +216,11 @@ def _sealed_segment(disk: Disk, path: str, base_offset: int) -> Segment:
     return Segment(disk, path, base_offset, about.st_size)
 
 
-def _read_topic_file(disk: Disk, path: str) -> TopicFile:
+def read_topic_file(disk: Disk, directory: str) -> TopicFile:
+    """What the topic in this directory is. Raises `DataCorruption`."""
+    for each in (directory, os.path.join(directory, PARTITION)):
+        _check_directory(each)
+    path = os.path.join(directory, TOPIC_FILE)
     try:
         file = disk.open(path)
         about = msgspec.json.decode(disk.read(file, _MAX_TOPIC_FILE_BYTES, 0), type=TopicFile)
@@ -216,6 +229,8 @@ def _read_topic_file(disk: Disk, path: str) -> TopicFile:
         raise DataCorruption(f"{path} cannot be read: {error}. Nothing was changed", path=path) from error
     if not about.epochs:
         raise DataCorruption(f"{path} names no epoch. Nothing was changed", path=path)
+    if file_name(about.name) != os.path.basename(directory):
+        raise DataCorruption(f"{directory} is not where topic {about.name} belongs", path=directory)
     return about
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from flashq.batch import HEADER, MAGIC, MIN_LENGTH, PREFIX, BadFrame, Batch, check, records_match_crc
@@ -51,6 +51,8 @@ class Scan:
     next_offset: int
     max_timestamp_ms: int
     index: SparseIndex
+    keys: dict[bytes, int] = field(default_factory=dict)
+    """Hashes of idempotency keys, and the base offsets of their batches."""
     frames: int = 0
     verdict: Literal["clean", "torn", "damage"] = "clean"
     why: str = ""
@@ -87,17 +89,33 @@ def walk(
         offset = batch.next_offset
 
 
-def scan(disk: Disk, file: OpenFile, base_offset: int | None, epoch_at: EpochAt) -> Scan:
-    """Every frame of a file from its start, and a verdict on what follows the last good one."""
+def scan(
+    disk: Disk,
+    file: OpenFile,
+    base_offset: int | None,
+    epoch_at: EpochAt,
+    *,
+    position: int = 0,
+    on_batch: Callable[[int, Batch], None] | None = None,
+) -> Scan:
+    """Every frame of a file from `position` on, and a verdict on what follows the last good one.
+
+    `on_batch(position, batch)` sees each good frame before it counts; it may raise `Broken` to say that it is not.
+    """
     size = disk.size(file)
-    found = Scan(end=0, next_offset=base_offset or 0, max_timestamp_ms=0, index=SparseIndex())
+    found = Scan(end=position, next_offset=base_offset or 0, max_timestamp_ms=0, index=SparseIndex())
     try:
-        for position, batch in walk(disk, file, 0, size, base_offset, epoch_at, ahead=READ_BYTES):
-            found.index.add(batch.base_offset, position, batch.timestamp_ms)
-            found.end = position + len(batch.frame)
+        for at, batch in walk(disk, file, position, size, base_offset, epoch_at, ahead=READ_BYTES):
+            if on_batch is not None:
+                on_batch(at, batch)
+            found.index.add(batch.base_offset, at, batch.timestamp_ms)
+            found.end = at + len(batch.frame)
             found.next_offset = batch.next_offset
             found.max_timestamp_ms = max(found.max_timestamp_ms, batch.timestamp_ms)
             found.frames += 1
+            key_hash = batch.key_hash
+            if key_hash is not None:
+                found.keys.setdefault(key_hash, batch.base_offset)
     except Broken as broken:
         rest = disk.read(file, size - broken.position, broken.position)
         found.verdict = "torn" if _is_torn(rest, broken, epoch_at) else "damage"
@@ -114,7 +132,7 @@ def _is_torn(rest: bytes, broken: Broken, epoch_at: EpochAt) -> bool:
         return False  # all of it was written, and its numbering has changed since
     if _has_unwritten_sector(frame, broken.position):
         return True
-    return broken.cut and not _has_later_frame(rest, broken.offset or 0, epoch_at)
+    return broken.cut and next(later_frames(rest, broken.offset or 0, epoch_at), None) is None
 
 
 def _has_unwritten_sector(frame: bytes, position: int) -> bool:
@@ -132,8 +150,8 @@ def _has_unwritten_sector(frame: bytes, position: int) -> bool:
     return False
 
 
-def _has_later_frame(rest: bytes, offset: int, epoch_at: EpochAt) -> bool:
-    """Whether a good frame of a later offset lies anywhere in `rest`: then its start is damaged, not torn."""
+def later_frames(rest: bytes, offset: int, epoch_at: EpochAt) -> Iterator[int]:
+    """Where in `rest` good frames of a later offset lie, epoch by epoch: the start of `rest` is damaged, not torn."""
     for stated in range(epoch_at(offset), epoch_at(offset + _RESYNC_WINDOW) + 1):
         mark = stated.to_bytes(4, "big") + bytes([MAGIC])
         for match in re.finditer(re.escape(mark), rest):
@@ -147,5 +165,4 @@ def _has_later_frame(rest: bytes, offset: int, epoch_at: EpochAt) -> bool:
                     check(memoryview(rest)[start:end], None, epoch_at)
                 except BadFrame:
                     continue
-                return True
-    return False
+                yield start

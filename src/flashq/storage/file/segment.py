@@ -9,19 +9,21 @@ from __future__ import annotations
 import contextlib
 import os
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter
 
 from flashq.batch import Batch
 from flashq.errors import DataCorruption
 from flashq.storage.file import index as index_file
+from flashq.storage.file import keys as keys_file
 from flashq.storage.file.disk import Disk, OpenFile
 from flashq.storage.file.index import SparseIndex
 from flashq.storage.file.recovery import Broken, EpochAt, Scan, scan, walk
 
 LOG_SUFFIX = ".log"
 INDEX_SUFFIX = ".index"
+KEYS_SUFFIX = ".keys"
 _SMALL_READ_BYTES = 16 * 1024
 TAIL_BYTES = 128 * 1024
 """How much of the latest frames an active segment keeps in memory for those who follow it."""
@@ -124,13 +126,20 @@ class Segment:
         """Keep the index beside the data and let go of the file. The data must have been synced."""
         assert self._index is not None
         assert self.max_timestamp_ms is not None
-        # Not synced, and a failure does not matter: an index that did not survive is built again.
-        with contextlib.suppress(OSError, DataCorruption):
-            file = self.disk.open(self._index_path, create=True, write=True)
-            self.disk.truncate(file, 0)
-            self.disk.write(file, self._index.encode(self.size, next_offset, self.max_timestamp_ms), 0)
+        self._keep_beside(INDEX_SUFFIX, self._index.encode(self.size, next_offset, self.max_timestamp_ms))
         self.tail, self.tail_bytes = [], 0
         self.file = self._index = None
+
+    def keep_keys(self, keys: Mapping[bytes, int]) -> None:
+        """Note beside a sealed segment which idempotency keys it holds: base offsets by hash."""
+        self._keep_beside(KEYS_SUFFIX, keys_file.encode(self.size, keys))
+
+    def _keep_beside(self, suffix: str, data: bytes) -> None:
+        """Not synced, and a failure does not matter: what did not survive is made again from the frames."""
+        with contextlib.suppress(OSError, DataCorruption):
+            file = self.disk.open(self._beside(suffix), create=True, write=True)
+            self.disk.truncate(file, 0)
+            self.disk.write(file, data, 0)
 
     def _keep_tail(self, batches: Sequence[Batch], size: int) -> None:
         self.tail.extend(batches)
@@ -215,21 +224,35 @@ class Segment:
 
     def remove(self) -> None:
         """Delete the file, data first: an index without data is ignored. Does nothing the second time."""
-        for path in (self.path, self._index_path):
+        for path in (self.path, self._beside(INDEX_SUFFIX), self._beside(KEYS_SUFFIX)):
             with contextlib.suppress(FileNotFoundError):
                 self.disk.unlink(path)
 
-    @property
-    def _index_path(self) -> str:
-        return self.path.removesuffix(LOG_SUFFIX) + INDEX_SUFFIX
+    def keys(self) -> Mapping[bytes, int]:
+        """The idempotency keys of a sealed segment, base offsets by hash: as noted beside it, else from the frames.
 
-    def _load_index(self) -> SparseIndex | None:
+        Raises `Broken` if the frames do not tell.
+        """
+        data = self._read_beside(KEYS_SUFFIX)
+        found = keys_file.decode(data, self.size) if data is not None else None
+        if found is None:
+            found = keys_file.scan_keys(self.disk, self.open(), self.size, self.base_offset)
+            self.keep_keys(found)
+        return found
+
+    def _beside(self, suffix: str) -> str:
+        return self.path.removesuffix(LOG_SUFFIX) + suffix
+
+    def _read_beside(self, suffix: str) -> bytes | None:
         try:
-            file = self.disk.open(self._index_path)
-            data = self.disk.read(file, self.disk.size(file), 0)
+            file = self.disk.open(self._beside(suffix))
+            return self.disk.read(file, self.disk.size(file), 0)
         except (OSError, DataCorruption):
             return None
-        decoded = index_file.decode(data, self.base_offset, self.size)
+
+    def _load_index(self) -> SparseIndex | None:
+        data = self._read_beside(INDEX_SUFFIX)
+        decoded = index_file.decode(data, self.base_offset, self.size) if data is not None else None
         if decoded is None:
             return None
         index, _, self.max_timestamp_ms = decoded

@@ -3,6 +3,7 @@
 <topic>/topic.json               name, id, configuration, epochs
 <topic>/0/<base offset>.log      segments; the 0 is the partition
 <topic>/0/<base offset>.index    sparse index of a sealed segment
+<topic>/0/<base offset>.keys     its idempotency keys
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import threading
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -25,6 +27,7 @@ from flashq.storage.file.journal import Journal
 from flashq.storage.file.recovery import Broken
 from flashq.storage.file.segment import Segment, segment_path
 from flashq.storage.interface import Append, TopicConfig, TopicLog
+from flashq.storage.keys import PostKeys
 
 TOPIC_FILE = "topic.json"
 PARTITION = "0"
@@ -74,9 +77,11 @@ class FileTopicLog(TopicLog):
         disk: Disk,
         flusher: Flusher,
         epoch: int,
+        keys: Mapping[bytes, int] | None = None,
         damage: DataCorruption | None = None,
     ) -> None:
-        """`epoch` is what new batches get; `damage`: nothing at or past `next_offset` can be read or appended."""
+        """`epoch` is what new batches get, `keys` those in `active` (base offsets by hash); `damage`: nothing at or
+        past `next_offset` can be read or appended."""
         self.name = about.name
         self.topic_id = about.topic_id
         self.config = about.config()
@@ -100,7 +105,10 @@ class FileTopicLog(TopicLog):
             roll=self._roll,
             epoch=self._epoch_for_append,
             on_advance=self._advanced,
+            topic=self.name,
         )
+        self._active_keys = dict(keys or {})  # of the active segment
+        self._keys = PostKeys(self, load=self._read_keys, follow=self.journal.follow, repeat=self.journal.repeat)
 
     @property
     def log_start_offset(self) -> int:
@@ -126,14 +134,28 @@ class FileTopicLog(TopicLog):
     def epoch(self) -> int:
         return self._epoch
 
-    def append(self, batch: Batch, *, durable: bool = False) -> Append:
+    def append(self, batch: Batch, *, durable: bool = False, if_next_offset: int | None = None) -> Append:
         if self.damage is not None:
             raise DataCorruption(
                 f"topic {self.name} takes no records: {self.damage.message}",
                 **self.damage.details,
                 outcome="not_applied",
             )
-        return self.journal.append(batch, durable=durable)
+        return self.journal.append(batch, durable=durable, if_next_offset=if_next_offset)
+
+    def append_once(self, batch: Batch, *, durable: bool = False, if_next_offset: int | None = None) -> Append:
+        self._check_open()
+        return self._keys.append_once(batch, durable=durable, if_next_offset=if_next_offset)
+
+    @property
+    def keys_loaded(self) -> bool:
+        return self._keys.loaded
+
+    def load_keys(self) -> None:
+        self._keys.load()
+
+    def holds_key(self, key_hash: bytes) -> bool:
+        return self._keys.holds(key_hash)
 
     def read(self, from_offset: int, *, max_records: int | None = None, max_bytes: int | None = None) -> list[Batch]:
         self._check_open()
@@ -226,7 +248,8 @@ class FileTopicLog(TopicLog):
         except Broken as broken:
             raise self._corruption(segment, broken) from broken
         if not batches:
-            raise self._corruption(segment, Broken(segment.size, offset, "the segment ends too early", cut=True))
+            why = f"the segment ends before it, and the log goes on at offset {limit}"
+            raise self._corruption(segment, Broken(segment.size, offset, why, cut=True))
         self._hold_index(segment)
         return batches
 
@@ -261,6 +284,29 @@ class FileTopicLog(TopicLog):
         log.error("data_corruption", **error.details, why=broken.why)
         return error
 
+    # -- keys
+
+    def _read_keys(self) -> dict[bytes, int]:
+        """The keys of all segments. Of two batches with one key, the first counts."""
+        found = dict(self._active_keys)  # before the segments: were it sealed in between, it would be read
+        for segment in reversed(self._segments[:-1]):
+            try:
+                found.update(segment.keys())
+            except FileNotFoundError as error:
+                if segment.base_offset >= self.log_start_offset:
+                    raise self._gone(segment, segment.base_offset) from error
+            except Broken as broken:
+                raise self._corruption(segment, broken) from broken
+        self.journal.on_settled = self._note_keys  # until now no keyed batch can have been appended
+        return found
+
+    def _note_keys(self, done: Sequence[Append]) -> None:
+        self._keys.settled(done)
+        for append in done:
+            key_hash = append.batch.key_hash
+            if key_hash is not None and append.error is None:
+                self._active_keys[key_hash] = append.batch.base_offset
+
     # -- writing
 
     def _advanced(self) -> None:
@@ -278,8 +324,10 @@ class FileTopicLog(TopicLog):
                 self._disk.unlink(path)  # left there, the next start would take it for where the log goes on
             raise
         sealed.seal(next_offset)
+        sealed.keep_keys(self._active_keys)  # nothing is under way: everything written has been synced
         with self._changing:
             self._segments = (*self._segments, active)
+        self._active_keys = {}
         return active
 
     def _is_too_old(self, segment: Segment, now_ms: int) -> bool:
@@ -301,6 +349,7 @@ class FileTopicLog(TopicLog):
             except OSError:
                 self._segments = (segment, *self._segments)
                 raise
+        self._keys.drop_below(self.log_start_offset)
         return True
 
     def _epoch_for_append(self, offset: int) -> int:
@@ -330,7 +379,8 @@ def save(disk: Disk, directory: str, about: TopicFile) -> None:
 def corruption(topic: str, path: str, broken: Broken) -> DataCorruption:
     return DataCorruption(
         f"records of topic {topic} from offset {broken.offset} on cannot be read: {broken.why} "
-        f"(position {broken.position} of {path}). Nothing was cut; restore the file from a backup",
+        f"(position {broken.position} of {path}). Nothing was cut; stop, then restore the file from a copy or see "
+        "`flashq repair --dry-run`",
         topic=topic,
         offset=broken.offset,
         path=path,

@@ -13,6 +13,7 @@ class UnreadableTopicLog(TopicLog):
     """A topic that is there and cannot be used."""
 
     durability: Literal["written"] = "written"
+    keys_loaded = True
     log_start_offset = high_water_mark = next_offset = durable_offset = size_bytes = epoch = 0
 
     def __init__(self, name: str, directory: str, damage: DataCorruption) -> None:
@@ -25,7 +26,16 @@ class UnreadableTopicLog(TopicLog):
     def _refuse(self) -> NoReturn:
         raise self.damage.with_traceback(None)
 
-    def append(self, batch: Batch, *, durable: bool = False) -> Append:
+    def append(self, batch: Batch, *, durable: bool = False, if_next_offset: int | None = None) -> Append:
+        self._refuse()
+
+    def append_once(self, batch: Batch, *, durable: bool = False, if_next_offset: int | None = None) -> Append:
+        self._refuse()
+
+    def load_keys(self) -> None:
+        self._refuse()
+
+    def holds_key(self, key_hash: bytes) -> bool:
         self._refuse()
 
     def read(self, from_offset: int, *, max_records: int | None = None, max_bytes: int | None = None) -> list[Batch]:
