@@ -19,16 +19,18 @@ from flashq.http.edge import Edge
 from flashq.http.handlers.blocking import Blocking
 from flashq.http.handlers.groups import GroupHandlers
 from flashq.http.handlers.health import HealthHandler
+from flashq.http.handlers.metrics import MetricsHandler
 from flashq.http.handlers.openapi import OpenApiHandler
 from flashq.http.handlers.posts import PostHandler
 from flashq.http.handlers.reads import ReadHandler
 from flashq.http.handlers.streams import StreamHandler
 from flashq.http.handlers.topics import TopicHandlers
 from flashq.http.head import Limits
-from flashq.http.listener import HttpServer
+from flashq.http.listener import Counters, HttpServer
 from flashq.http.message import Response, render_error
 from flashq.http.router import OperationHandler, Router
 from flashq.logging import get_logger
+from flashq.metrics import Metrics
 from flashq.settings import ServerSettings
 from flashq.storage.backend import StorageBackend
 from flashq.storage.file.backend import FileBackend
@@ -113,9 +115,12 @@ async def _serve(
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
     flashq.backend.drive_from_loop(loop.call_soon, loop.call_soon_threadsafe)
     executor = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="flashq-blocking")
-    router = Router(_handlers(flashq, loop, executor), _edge_of(settings, token))
+    metrics, counters = Metrics(), Counters()
+    flashq.backend.observe_syncs(metrics.syncs.add)
+    handlers = _handlers(flashq, loop, executor, metrics, counters)
+    router = Router(handlers, _edge_of(settings, token), metrics)
     limits = Limits(max_body_bytes=settings.max_body_bytes, max_connections=settings.max_connections)
-    server = HttpServer(router, limits=limits, render=_protocol_error, on_error=_log_failure)
+    server = HttpServer(router, limits=limits, render=_protocol_error, on_error=_log_failure, counters=counters)
     try:
         await server.start(settings.host, settings.port, ssl=tls)
         scheme = "http" if tls is None else "https"
@@ -136,11 +141,14 @@ async def _serve(
             signal.signal(number, signal.SIG_IGN)  # the server is stopping, and a flush must not be cut short
 
 
-def _handlers(flashq: FlashQ, loop: asyncio.AbstractEventLoop, executor: Executor) -> dict[str, OperationHandler]:
+def _handlers(
+    flashq: FlashQ, loop: asyncio.AbstractEventLoop, executor: Executor, metrics: Metrics, counters: Counters
+) -> dict[str, OperationHandler]:
     """What answers each operation of the contract, by its id."""
     blocking = Blocking(loop, executor)
-    posts, reads = PostHandler(flashq, loop, executor), ReadHandler(flashq, loop, blocking)
-    streams = StreamHandler(flashq, loop, blocking)
+    posts = PostHandler(flashq, loop, executor, metrics.posted)
+    reads = ReadHandler(flashq, loop, blocking, metrics.read)
+    streams = StreamHandler(flashq, loop, blocking, metrics.read)
     topics, groups = TopicHandlers(flashq, blocking), GroupHandlers(flashq, blocking)
     return {
         "post_records": posts.post_records,
@@ -160,6 +168,7 @@ def _handlers(flashq: FlashQ, loop: asyncio.AbstractEventLoop, executor: Executo
         "get_group_offset": groups.get_group_offset,
         "reset_offset": groups.reset_offset,
         "health": HealthHandler(flashq).get,
+        "metrics": MetricsHandler(flashq, blocking, metrics, counters).get,
         "openapi": OpenApiHandler().get,
     }
 

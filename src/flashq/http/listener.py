@@ -35,6 +35,7 @@ class Counters:
     """Counts since the start."""
 
     connections: int = 0
+    connections_closed: int = 0  # of those
     connections_refused: int = 0
     requests_closed: int = 0  # requests of connections that have closed
     handler_errors: int = 0
@@ -56,11 +57,12 @@ class HttpServer:
         limits: Limits | None = None,
         render: ErrorRenderer = render_error,
         on_error: Callable[[Exception], None] = log_error,
+        counters: Counters | None = None,
     ) -> None:
         self.handler = handler
         self.limits = limits or Limits()
         self.render = render
-        self.counters = Counters()
+        self.counters = counters or Counters()
         self.loop = asyncio.get_running_loop()
         self.draining = False
         self.room = Room(self.limits.max_in_flight_bytes)
@@ -172,7 +174,9 @@ class HttpServer:
 
     def closed(self, connection: Connection) -> None:
         self.counters.requests_closed += connection.served
-        self.connections.discard(connection)
+        if connection in self.connections:
+            self.counters.connections_closed += 1
+            self.connections.remove(connection)
         self._refused.discard(connection)
         if not self.connections and not self._refused:
             self._all_closed.set()

@@ -17,6 +17,9 @@ Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | None
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
+Answered: TypeAlias = Callable[[float, int], None]
+"""Counts an answer: when the request came (time.perf_counter), and the status."""
+
 JSON = b"application/json"
 RETRY_SOON: Fields = ((b"retry-after", b"1"),)  # seconds
 
@@ -142,6 +145,9 @@ class Deferred(msgspec.Struct, eq=False):
     charge: int = 0
     fields: Fields = ()
     """Added to the headers of whatever is sent."""
+    since: float = 0.0
+    """What `on_sent` is told: time.perf_counter when the request came, or when a wait it asked for was over."""
+    on_sent: Answered | None = None
     _abandoned: bool = False
     _head: Head | None = None
     _ready: Callable[[Deferred], None] | None = None
@@ -166,6 +172,8 @@ class Deferred(msgspec.Struct, eq=False):
         if self.fields:
             response = with_fields(response, self.fields)
         self.response = response
+        if self.on_sent is not None:
+            self.on_sent(self.since, response.status)
         if self._abandoned:
             if response.stream is not None:
                 response.stream.close()

@@ -3,55 +3,80 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from time import perf_counter
 from urllib.parse import unquote
 
 from flashq.api.errors import RequestError, error_body
 from flashq.api.operations import BY_ID
 from flashq.errors import FlashQError
 from flashq.http.edge import Edge
-from flashq.http.message import RETRY_SOON, Deferred, Fields, Request, Response, with_fields
+from flashq.http.message import RETRY_SOON, Answered, Deferred, Fields, Request, Response, with_fields
+from flashq.metrics import NO_OPERATION, Metrics
 
 OperationHandler = Callable[..., Response | Deferred]
 """Takes the request and the names in its path."""
+_Operation = tuple[OperationHandler, Answered]
 
 
 class Router:
-    """The server's one handler: requests that `edge` lets in, to the handlers of operations, given by operation id."""
+    """The server's one handler: requests that `edge` lets in, to the handlers of operations, given by operation id.
 
-    def __init__(self, handlers: Mapping[str, OperationHandler], edge: Edge | None = None) -> None:
-        by_path: dict[str, dict[str, OperationHandler]] = {}
+    Every answer is counted in `metrics` under its operation: here, or by the `Deferred` that gives it later.
+    """
+
+    def __init__(
+        self, handlers: Mapping[str, OperationHandler], edge: Edge | None = None, metrics: Metrics | None = None
+    ) -> None:
+        metrics = metrics or Metrics()
+        by_path: dict[str, dict[str, _Operation]] = {}
         for name, handler in handlers.items():
-            by_path.setdefault(BY_ID[name].path, {})[BY_ID[name].method] = handler
+            operation = handler, metrics.of(name).answered
+            by_path.setdefault(BY_ID[name].path, {})[BY_ID[name].method] = operation
         self._routes = [(template.split("/"), methods) for template, methods in by_path.items()]
         self._edge = edge or Edge()
+        self._unrouted = metrics.of(NO_OPERATION).answered
 
     def __call__(self, request: Request) -> Response | Deferred:
-        head = request.head
+        since = perf_counter()
+        head, answered = request.head, self._unrouted
+        answer: Response | Deferred
         try:
             resolved = head.memo
             if resolved is None:  # equal heads share one: routed and let in once
                 resolved = head.memo = self._resolve(request)
-            operation, names = resolved
-            answer: Response | Deferred = operation(request, *names)
-            return answer
+            operation, names, answered = resolved
+            answer = operation(request, *names)
         except FlashQError as error:
-            refused = error_response(error, request)
+            answer = self._refused(error_response(error, request), request)
         except RecursionError:
-            refused = error_response(RequestError("invalid_json", "the JSON is nested too deeply"), request)
+            too_deep = RequestError("invalid_json", "the JSON is nested too deeply")
+            answer = self._refused(error_response(too_deep, request), request)
+        except Exception:
+            answered(since, 500)  # which the caller makes of it
+            raise
+        if isinstance(answer, Response):
+            answered(since, answer.status)
+        elif answer.response is not None:
+            answered(since, answer.response.status)
+        else:
+            answer.since, answer.on_sent = since, answered
+        return answer
+
+    def _refused(self, refused: Response, request: Request) -> Response:
         fields = self._edge.cors_fields(request)
         return with_fields(refused, fields) if fields else refused
 
-    def _resolve(self, request: Request) -> tuple[OperationHandler, tuple[str, ...]]:
+    def _resolve(self, request: Request) -> tuple[OperationHandler, tuple[str, ...], Answered]:
         self._edge.check_sender(request)
         preflight = self._edge.preflight(request)
         if preflight is not None:
-            return lambda _: preflight, ()
+            return lambda _: preflight, (), self._unrouted
         self._edge.check_token(request)
-        operation, names = self._route(request)
+        (operation, answered), names = self._route(request)
         fields = self._edge.cors_fields(request)
-        return _adding(fields, operation) if fields else operation, names
+        return _adding(fields, operation) if fields else operation, names, answered
 
-    def _route(self, request: Request) -> tuple[OperationHandler, tuple[str, ...]]:
+    def _route(self, request: Request) -> tuple[_Operation, tuple[str, ...]]:
         for template, operations in self._routes:
             names = _match(template, request.path)
             if names is not None:

@@ -10,6 +10,8 @@ from typing import Literal
 from flashq.storage.interface import ConsumerGroup, SyncMode, TopicConfig, TopicLog
 
 Deliver = Callable[[Callable[[], None]], object]
+SyncObserver = Callable[[float, int], None]
+"""Told of each fsync that went well: seconds it took, records it made durable. On the thread that made it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,9 @@ class StorageBackend(ABC):
 
     def drive_from_loop(self, call_soon: Deliver, call_soon_threadsafe: Deliver) -> None:  # noqa: B027
         """From now on write once per event-loop tick, and complete appends on the loop. Call on the loop's thread."""
+
+    def observe_syncs(self, observer: SyncObserver) -> None:  # noqa: B027
+        """Tell `observer` of every fsync of a log from now on. Never called where nothing is fsynced."""
 
     @abstractmethod
     def health(self) -> Health:

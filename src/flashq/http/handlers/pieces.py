@@ -9,18 +9,20 @@ from flashq.api.schemas import RecordOut
 from flashq.batch import BadFrame, Batch, decode, decode_each
 from flashq.broker.polled import Headers, content_bytes, undecodable
 from flashq.errors import DataCorruption
+from flashq.metrics import Volume
 from flashq.storage.interface import TopicLog
 
 PIECE_BYTES = 64 * 1024
 
 
 class Pieces:
-    """Encoded records from `at` on, below `stop` if it is given. Holds one piece and what it has read ahead.
+    """Encoded records from `at` on, below `stop` if it is given, counted in `read`. Holds one piece and what it has
+    read ahead.
 
     It reads some 64 KiB of batches, or one larger batch, at a time, and decodes a record at a time.
     """
 
-    __slots__ = ("_encode", "_log", "_make", "_records", "_rest", "_stop", "at")
+    __slots__ = ("_encode", "_log", "_make", "_read_volume", "_records", "_rest", "_stop", "at")
 
     def __init__(
         self,
@@ -28,6 +30,7 @@ class Pieces:
         at: int,
         stop: int | None,
         encode: Callable[[RecordOut], bytes],
+        read: Volume,
         *,
         include_headers: bool = True,
     ) -> None:
@@ -36,6 +39,7 @@ class Pieces:
         self._log = log
         self._stop = stop
         self._encode = encode
+        self._read_volume = read
         self._make = to_record_out if include_headers else _without_headers
         self._records: Iterator[RecordOut] = iter(())
         self._rest = memoryview(b"")  # of a large record
@@ -64,6 +68,7 @@ class Pieces:
                 break
         if record is not None:
             self.at = record.offset + 1
+            self._read_volume.add(len(found), size)
         return found
 
     def _split(self, data: memoryview) -> bytes:

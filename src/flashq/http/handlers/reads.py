@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
+from time import perf_counter
 
 from flashq.api.queries import PollQuery, parse_query
 from flashq.api.records import to_record_out
@@ -19,6 +20,7 @@ from flashq.http.handlers.ndjson import line, lines_answer, prefers_lines
 from flashq.http.handlers.pieces import PIECE_BYTES, Pieces, end_of_read
 from flashq.http.message import Deferred, Request, Response
 from flashq.http.router import error_response
+from flashq.metrics import Volume
 from flashq.storage.interface import CommittedOffset, TopicLog
 
 _SMALL_BYTES = 4 * PIECE_BYTES
@@ -26,17 +28,19 @@ _SMALL_BYTES = 4 * PIECE_BYTES
 
 
 class ReadHandler:
-    """Reads of one FlashQ."""
+    """Reads of one FlashQ. What they answer is counted in `read`."""
 
-    def __init__(self, flashq: FlashQ, loop: AbstractEventLoop, blocking: Blocking) -> None:
+    def __init__(self, flashq: FlashQ, loop: AbstractEventLoop, blocking: Blocking, read: Volume) -> None:
         self._flashq = flashq
+        self._read = read
         self._loop = loop
         self._blocking = blocking
 
     def poll_records(self, request: Request, topic: str) -> Response | Deferred:
         """Records from an offset or a time on; with `timeout_ms`, waits for the first."""
         query = parse_query(request.query, PollQuery)
-        return self._poll(_Poll(self._flashq, self._flashq.log(topic), query, query.from_offset or 0, None), request)
+        log = self._flashq.log(topic)
+        return self._poll(_Poll(self._flashq, log, query, query.from_offset or 0, None, self._read), request)
 
     def poll_group(self, request: Request, group: str, topic: str) -> Response | Deferred:
         """The same from the group's committed offset on, which stays; from the log start before its first commit."""
@@ -45,7 +49,7 @@ class ReadHandler:
         start, committed_offset = group_start(found.committed(log), log)
         if query.from_offset is not None:
             start = query.from_offset
-        return self._poll(_Poll(self._flashq, log, query, start, committed_offset), request)
+        return self._poll(_Poll(self._flashq, log, query, start, committed_offset, self._read), request)
 
     def _poll(self, poll: _Poll, request: Request) -> Response | Deferred:
         in_lines = prefers_lines(request.header(b"accept"))
@@ -62,14 +66,17 @@ def group_start(committed: CommittedOffset | None, log: TopicLog) -> tuple[int, 
 class _Poll:
     """One read, as asked for, from offset `at`."""
 
-    __slots__ = ("at", "committed_offset", "flashq", "log", "query")
+    __slots__ = ("at", "committed_offset", "flashq", "log", "query", "read")
 
-    def __init__(self, flashq: FlashQ, log: TopicLog, query: PollQuery, at: int, committed_offset: int | None) -> None:
+    def __init__(
+        self, flashq: FlashQ, log: TopicLog, query: PollQuery, at: int, committed_offset: int | None, read: Volume
+    ) -> None:
         self.flashq = flashq
         self.log = log
         self.query = query
         self.at = at
         self.committed_offset = committed_offset
+        self.read = read
 
     @property
     def is_to_wait(self) -> bool:
@@ -95,8 +102,11 @@ class _Poll:
                 record.headers = None
         facts = (polled, polled.next_offset, polled.high_water_mark, polled.lag, polled.log_start_offset)
         if self.committed_offset is None:
-            return encode_json(Records(*facts))
-        return encode_json(GroupRecords(*facts, self.committed_offset))
+            body = encode_json(Records(*facts))
+        else:
+            body = encode_json(GroupRecords(*facts, self.committed_offset))
+        self.read.add(len(polled), len(body))
+        return body
 
 
 class _Later:
@@ -163,6 +173,8 @@ class _Later:
     # -- answering
 
     def _answer(self) -> None:
+        if self._timer is not None:
+            self.deferred.since = perf_counter()  # how long the reader chose to wait tells nothing about the server
         self._stop()
         try:
             self._poll.check_there()
@@ -193,7 +205,7 @@ class _Later:
 
     def _send_lines(self, end: int, *, is_small: bool) -> None:
         poll = self._poll
-        pieces = Pieces(poll.log, poll.at, end, line, include_headers=poll.query.include_headers)
+        pieces = Pieces(poll.log, poll.at, end, line, poll.read, include_headers=poll.query.include_headers)
         self.deferred.send(lines_answer(poll.log, pieces, end, poll.committed_offset, is_small=is_small))
 
     def _fail(self, error: FlashQError) -> None:

@@ -19,6 +19,7 @@ from flashq.http.handlers.blocking import Blocking, as_flashq_error
 from flashq.http.handlers.pieces import Pieces
 from flashq.http.handlers.reads import group_start
 from flashq.http.message import Deferred, Fields, Request, Response, StreamSource
+from flashq.metrics import Volume
 from flashq.storage.interface import TopicLog
 
 HEARTBEAT_S = 15.0
@@ -32,12 +33,19 @@ _LAST_OFFSET = (1 << 63) - 2
 
 
 class StreamHandler:
-    """The streams of one FlashQ."""
+    """The streams of one FlashQ. What they send is counted in `read`."""
 
     def __init__(
-        self, flashq: FlashQ, loop: AbstractEventLoop, blocking: Blocking, *, heartbeat_s: float = HEARTBEAT_S
+        self,
+        flashq: FlashQ,
+        loop: AbstractEventLoop,
+        blocking: Blocking,
+        read: Volume,
+        *,
+        heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._flashq = flashq
+        self._read = read
         self._blocking = blocking
         self._heartbeats = _Heartbeats(loop, heartbeat_s)
 
@@ -70,7 +78,7 @@ class StreamHandler:
 
     def _open(self, log: TopicLog, at: int) -> Response:
         log.read(at, max_records=1, max_bytes=1)  # what cannot be read is an answer with a status, not a stream
-        return Response(200, b"", _SSE, _FIELDS, _Events(self._flashq, log, at, self._heartbeats))
+        return Response(200, b"", _SSE, _FIELDS, _Events(self._flashq, log, at, self._heartbeats, self._read))
 
 
 def _last_event(request: Request) -> int | None:
@@ -95,10 +103,10 @@ class _Events(StreamSource):
 
     __slots__ = ("_cancel", "_ended", "_flashq", "_heartbeats", "_is_due", "_is_open", "_log", "_pieces", "_wake")
 
-    def __init__(self, flashq: FlashQ, log: TopicLog, at: int, heartbeats: _Heartbeats) -> None:
+    def __init__(self, flashq: FlashQ, log: TopicLog, at: int, heartbeats: _Heartbeats, read: Volume) -> None:
         self._flashq = flashq
         self._log = log
-        self._pieces = Pieces(log, at, None, _event)
+        self._pieces = Pieces(log, at, None, _event, read)
         self._heartbeats = heartbeats
         self._wake: Callable[[], None] = lambda: None
         self._cancel: Callable[[], None] | None = None  # takes it back that we wait

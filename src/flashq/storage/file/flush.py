@@ -13,11 +13,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from flashq.storage.backend import Deliver
+from flashq.storage.backend import Deliver, SyncObserver
 from flashq.storage.interface import SyncMode
 
 if TYPE_CHECKING:
     from flashq.storage.file.journal import Journal
+    from flashq.storage.file.segment import Segment
 
 SYNC_THREADS = 4
 """fdatasync of different files overlap in the kernel; a file has one at a time."""
@@ -38,6 +39,7 @@ class Flusher:
         self.commit_threshold = commit_threshold
         self.sync_interval_s = sync_interval_s
         self.clock = clock
+        self.on_sync: SyncObserver | None = None
         self._threads = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="flashq-sync")
         self._call_soon: Deliver | None = None
         self._call_soon_threadsafe: Deliver | None = None
@@ -73,6 +75,13 @@ class Flusher:
                 self._threads.submit(journal.work)
             except RuntimeError:  # closing: `Journal.close` does the rest
                 journal.release_worker()
+
+    def sync(self, segment: Segment, records: int) -> None:
+        """Make a segment durable, with `records` that were not, and tell `on_sync`."""
+        begun = self.clock()
+        segment.sync()
+        if self.on_sync is not None:
+            self.on_sync(self.clock() - begun, records)
 
     def deliver(self, run: Callable[[], None]) -> None:
         """Run callbacks where callers expect them: on the loop if there is one, else here."""
