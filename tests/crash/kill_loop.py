@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flashq.storage.file.verify import verify_directory
 from tests.crash.checker import Violation, check
 from tests.crash.history import HistoryFile, StoredRecord, read_history
 from tests.crash.load import read_page
@@ -292,6 +293,10 @@ class Rounds:
         self.server.kill()
 
     def _start(self) -> None:
+        if (self.data_dir / "flashq.json").exists():  # not for a server that only pretends
+            damage = verify_directory(self.data_dir).damage
+            if damage:
+                raise ServerFailedError(f"damage on disk before a start: {damage}")
         health = self.server.start()
         if health.get("status") != "healthy":
             raise ServerFailedError(f"not healthy after a start: {health}\n{self.server.output_tail()}")

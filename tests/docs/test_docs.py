@@ -88,6 +88,26 @@ def test_every_curl_example_answers_what_it_shows(name: str, tmp_path: Path) -> 
             assert without_times(ran.stdout) == without_times(output), command
 
 
+def test_the_commands_on_a_damaged_directory_print_what_the_operations_page_shows(tmp_path: Path) -> None:
+    with package.FlashQ.open(tmp_path / "flashq-data") as flashq:
+        for number in range(5):
+            flashq.post_record("news", f"story {number}")
+        flashq.create_consumer_group("readers")
+    segment = tmp_path / "flashq-data" / "topics" / "news" / "0" / f"{0:020}.log"
+    data = bytearray(segment.read_bytes())
+    data[len(data) // 2] ^= 1
+    segment.write_bytes(data)
+    codes = []
+    for command, output in examples(ROOT / "docs" / "operations.md"):
+        arguments = [str(Path(sys.executable).with_name("flashq")), *shlex.split(command)[1:]]
+        ran = subprocess.run(
+            arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=30
+        )
+        assert without_times(ran.stdout) == without_times(output), command
+        codes.append(ran.returncode)
+    assert codes == [4, 4, 0, 0, 0]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_relative_link_leads_to_a_file_and_a_title_in_it(page: Path) -> None:
     for link in _LINK.findall(page.read_text(encoding="utf-8")):

@@ -14,6 +14,7 @@ from flashq import FlashQ
 from flashq.errors import FlashQError, TopicNotFound
 from flashq.storage.file import consumer_group
 from flashq.storage.file.backend import FileBackend
+from flashq.storage.file.verify import verify_directory
 from flashq.storage.interface import SyncMode, TopicConfig
 from tests.storage.faulty_disk import Crash, CrashingDisk, FaultyDisk, PowerCutDisk, abandon
 
@@ -97,6 +98,7 @@ def check(directory: Path, told: Told, mode: SyncMode, *, lost_power: bool) -> N
     assert again.backend.recovered.torn_tails == 0  # type: ignore[attr-defined]
     check_kept(again, told, complete=mode == "always" or not lost_power)
     again.close()
+    assert verify_directory(directory).damage == []
 
 
 def check_kept(flashq: FlashQ, told: Told, *, complete: bool) -> None:

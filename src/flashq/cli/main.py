@@ -10,6 +10,7 @@ import typer
 
 import flashq
 from flashq.cli import exit_codes
+from flashq.cli.offline import dump, repair, verify
 from flashq.cli.serve import EPILOG as SERVE_EPILOG
 from flashq.cli.serve import serve
 from flashq.errors import FlashQError
@@ -25,6 +26,9 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.command("serve", epilog=SERVE_EPILOG)(serve)
+app.command("verify")(verify)
+app.command("repair")(repair)
+app.command("dump")(dump)
 
 
 def _print_version(wanted: bool) -> None:

@@ -13,31 +13,21 @@ import os
 import threading
 from collections.abc import Mapping
 
-import msgspec
-
 from flashq.errors import DataCorruption, FlashQError, InvalidParameter, StorageFailed, StorageFull, UnsupportedFormat
 from flashq.logging import get_logger
-from flashq.storage.backend import Deliver, Health, StorageBackend
+from flashq.storage.backend import Deliver, Health, StorageBackend, SyncObserver
 from flashq.storage.file.consumer_group import GROUP_SUFFIX, FileConsumerGroup
 from flashq.storage.file.directory_lock import DirectoryLock
 from flashq.storage.file.disk import Disk, on_disk
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.names import file_name, is_temporary
-from flashq.storage.file.opening import Recovered, clean_temporaries, create_topic, delete_topic, open_topic
-from flashq.storage.file.topic_log import PARTITION, TOPIC_FILE, FileTopicLog
+from flashq.storage.file.opening import Recovered, clean_temporaries, create_topic, delete_topic, is_topic, open_topic
+from flashq.storage.file.root_file import FORMAT, ROOT_FILE, RootFile, read_root, save_root
+from flashq.storage.file.topic_log import FileTopicLog
 from flashq.storage.file.unreadable import UnreadableGroup, UnreadableTopicLog
 from flashq.storage.interface import SYNC_MODES, ConsumerGroup, SyncMode, TopicConfig, TopicLog
 
-FORMAT = 1
-ROOT_FILE = "flashq.json"
 log = get_logger(__name__)
-
-
-class _RootFile(msgspec.Struct, kw_only=True):
-    format: int
-    epoch: int = 0
-    clean: bool = False
-    sync_mode: SyncMode = "always"
 
 
 class FileBackend(StorageBackend):
@@ -144,6 +134,9 @@ class FileBackend(StorageBackend):
     def drive_from_loop(self, call_soon: Deliver, call_soon_threadsafe: Deliver) -> None:
         self._flusher.drive_from_loop(call_soon, call_soon_threadsafe)
 
+    def observe_syncs(self, observer: SyncObserver) -> None:
+        self._flusher.on_sync = observer
+
     def health(self) -> Health:
         logs = [*self._topics.values(), *self._groups.values()]
         journals = [each.journal for each in logs if isinstance(each, FileTopicLog | FileConsumerGroup)]
@@ -183,16 +176,15 @@ class FileBackend(StorageBackend):
 
     # -- opening
 
-    def _open_root(self) -> _RootFile:
-        path = os.path.join(self.data_dir, ROOT_FILE)
+    def _open_root(self) -> RootFile:
         try:
-            root = self._read_root(path)
+            root = read_root(self._disk, self.data_dir)
         except FileNotFoundError:
             if os.path.exists(self._topics_dir):
                 raise UnsupportedFormat(
                     f"{self.data_dir} has topics but no {ROOT_FILE}. Nothing was touched; restore that file"
                 ) from None
-            root = _RootFile(format=FORMAT)
+            root = RootFile(format=FORMAT)
         else:
             if not root.clean and root.sync_mode != "always":
                 root.epoch += 1  # readers may have seen what a power cut has taken back
@@ -201,27 +193,12 @@ class FileBackend(StorageBackend):
         self._save_root()
         return root
 
-    def _read_root(self, path: str) -> _RootFile:
-        file = self._disk.open(path)
-        try:
-            stated = msgspec.json.decode(self._disk.read(file, 1 << 16, 0))
-            version = stated["format"]
-            if version != FORMAT:
-                raise UnsupportedFormat(
-                    f"{self.data_dir} has format {version!r}; this FlashQ reads format {FORMAT}. Nothing was touched; "
-                    "open it with the FlashQ that wrote it, or a newer one",
-                    format=version,
-                )
-            return msgspec.convert(stated, type=_RootFile)
-        except (msgspec.MsgspecError, KeyError, TypeError, RecursionError) as error:
-            raise UnsupportedFormat(f"{path} cannot be read: {error}. Nothing was touched; restore it") from error
-
     def _save_root(self) -> None:
-        self._disk.replace_file(os.path.join(self.data_dir, ROOT_FILE), msgspec.json.encode(self._root))
+        save_root(self._disk, self.data_dir, self._root)
 
     def _open_topics(self) -> None:
         for entry in sorted(os.scandir(self._topics_dir), key=lambda entry: entry.name):
-            if not _is_topic(entry):
+            if not is_topic(entry):
                 continue  # not ours: ignored, never deleted
             topic: TopicLog
             try:
@@ -274,11 +251,6 @@ def _make_directory(disk: Disk, path: str) -> None:
     with contextlib.suppress(FileExistsError):  # another starter was faster; the lock decides who goes on
         disk.mkdir(path)
     disk.sync_directory(parent)
-
-
-def _is_topic(entry: os.DirEntry[str]) -> bool:
-    """Whether a directory has anything that only a topic has: one that lost its topic.json is still a topic."""
-    return entry.is_dir() and any(os.path.lexists(os.path.join(entry.path, name)) for name in (TOPIC_FILE, PARTITION))
 
 
 def _close(each: object) -> None:

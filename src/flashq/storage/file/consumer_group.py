@@ -9,7 +9,7 @@ another topic, and an old commit never applies to it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -34,7 +34,9 @@ class _GroupName(msgspec.Struct):
     group: str
 
 
-class _Commit(msgspec.Struct):
+class Commit(msgspec.Struct):
+    """The value of a record: up to where the group has read a topic; an offset of null forgets the topic."""
+
     topic: str
     offset: int | None
     timestamp_ms: int
@@ -49,7 +51,7 @@ class FileConsumerGroup(ConsumerGroup):
         name: str,
         segment: Segment,
         next_offset: int,
-        commits: dict[str, _Commit],
+        commits: dict[str, Commit],
         *,
         disk: Disk,
         flusher: Flusher,
@@ -60,7 +62,7 @@ class FileConsumerGroup(ConsumerGroup):
         self.damage = damage
         self._disk = disk
         self._commits = commits  # by topic id: those whose promise holds
-        self._in_flight: dict[Batch, tuple[str, _Commit]] = {}
+        self._in_flight: dict[Batch, tuple[str, Commit]] = {}
         self._compact_at = _COMPACT_BYTES
         self.journal = Journal(
             f"group {name}",
@@ -85,16 +87,10 @@ class FileConsumerGroup(ConsumerGroup):
     def open(cls, disk: Disk, path: str, flusher: Flusher, recovered: Recovered) -> FileConsumerGroup:
         """The group in this file. Raises `DataCorruption` if even its name cannot be read."""
         file, found = recover_file(disk, path, None, lambda offset: 0, what=path, recovered=recovered)
-        name = None
-        commits: dict[str, _Commit] = {}
+        frames = walk(disk, file, 0, found.end, None, lambda offset: 0, ahead=_COMPACT_BYTES)
         try:
-            for _, batch in walk(disk, file, 0, found.end, None, lambda offset: 0, ahead=_COMPACT_BYTES):
-                for record in decode(batch, RecordWithOffset):
-                    if record.key is None:
-                        name = msgspec.json.decode(record.value, type=_GroupName).group
-                    else:
-                        _apply(commits, record.key.decode(), msgspec.json.decode(record.value, type=_Commit))
-        except (msgspec.MsgspecError, ValueError) as error:
+            name, commits = read_commits(batch for _, batch in frames)
+        except ValueError as error:
             raise _unreadable(path, str(error)) from error
         if name is None:
             raise _unreadable(path, found.why or "it does not begin with the group's name")
@@ -112,15 +108,15 @@ class FileConsumerGroup(ConsumerGroup):
     def commit(self, log: TopicLog, committed: CommittedOffset) -> Append:
         self._check(log)
         return self._append(
-            log.topic_id, _Commit(log.name, committed.offset, committed.timestamp_ms, committed.metadata)
+            log.topic_id, Commit(log.name, committed.offset, committed.timestamp_ms, committed.metadata)
         )
 
     def forget(self, log: TopicLog) -> None:
         if self.damage is None and log.topic_id in self._commits:
             with contextlib.suppress(FlashQError):  # it only saves room: no topic gets this id again
-                self._append(log.topic_id, _Commit(log.name, None, 0)).result()
+                self._append(log.topic_id, Commit(log.name, None, 0)).result()
 
-    def _append(self, topic_id: str, commit: _Commit) -> Append:
+    def _append(self, topic_id: str, commit: Commit) -> Append:
         batch = encode([(topic_id.encode(), msgspec.json.encode(commit), NO_HEADERS)], commit.timestamp_ms)
         self._in_flight[batch] = (topic_id, commit)
         try:
@@ -137,10 +133,7 @@ class FileConsumerGroup(ConsumerGroup):
 
     def _compact(self, full: Segment, next_offset: int) -> Segment:
         """Write what counts as one batch that ends where the log goes on, and put it in the full file's place."""
-        rows: list[Row] = [(None, msgspec.json.encode(_GroupName(self.name)), NO_HEADERS)]
-        rows += [(key.encode(), msgspec.json.encode(commit), NO_HEADERS) for key, commit in self._commits.items()]
-        batch = encode(rows, full.max_timestamp_ms or 0)
-        batch.place(next_offset - len(rows), 0, 0)  # never below 0: every row stands for a record written before
+        batch = compacted(self.name, self._commits, next_offset, full.max_timestamp_ms or 0)
         self._disk.replace_file(self.path, bytes(batch.frame))
         self._compact_at = max(_COMPACT_BYTES, _COMPACT_GROWTH * len(batch.frame))
         return Segment.create_over(self._disk, self.path, [batch])
@@ -152,7 +145,32 @@ class FileConsumerGroup(ConsumerGroup):
             raise log.damage.with_traceback(None)
 
 
-def _apply(commits: dict[str, _Commit], topic_id: str, commit: _Commit) -> None:
+def read_commits(batches: Iterable[Batch]) -> tuple[str | None, dict[str, Commit]]:
+    """The group's name, if its record is there, and by topic id what counts. Raises ValueError."""
+    name = None
+    commits: dict[str, Commit] = {}
+    try:
+        for batch in batches:
+            for record in decode(batch, RecordWithOffset):
+                if record.key is None:
+                    name = msgspec.json.decode(record.value, type=_GroupName).group
+                else:
+                    _apply(commits, record.key.decode(), msgspec.json.decode(record.value, type=Commit))
+    except msgspec.MsgspecError as error:
+        raise ValueError(str(error)) from error
+    return name, commits
+
+
+def compacted(name: str, commits: Mapping[str, Commit], next_offset: int, timestamp_ms: int) -> Batch:
+    """One batch of what counts, in the place of all the records before `next_offset`."""
+    rows: list[Row] = [(None, msgspec.json.encode(_GroupName(name)), NO_HEADERS)]
+    rows += [(key.encode(), msgspec.json.encode(commit), NO_HEADERS) for key, commit in commits.items()]
+    batch = encode(rows, timestamp_ms)
+    batch.place(next_offset - len(rows), 0, 0)  # never below 0: every row stands for a record written before
+    return batch
+
+
+def _apply(commits: dict[str, Commit], topic_id: str, commit: Commit) -> None:
     if commit.offset is None:
         commits.pop(topic_id, None)
     else:
@@ -167,6 +185,7 @@ def _name_batch(name: str, offset: int) -> Batch:
 
 def _unreadable(path: str, why: str) -> DataCorruption:
     return DataCorruption(
-        f"the offsets in {path} cannot be read: {why}. Nothing was cut; delete the group or restore the file",
+        f"the offsets in {path} cannot be read: {why}. Nothing was cut; delete the group, or stop and restore the file "
+        "or see `flashq repair --dry-run`",
         path=path,
     )

@@ -9,6 +9,8 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from flashq.errors import DataCorruption, DirectoryLocked
 from flashq.storage.file.disk import Disk, OpenFile
@@ -56,9 +58,28 @@ def check_not_locked(data_dir: str) -> None:
     fcntl.flock(file.fd, fcntl.LOCK_UN)
 
 
-def _try_lock(file: OpenFile) -> bool:
+@contextmanager
+def kept_closed(data_dir: str) -> Iterator[None]:
+    """Nobody can open the directory meanwhile; others may keep it closed too. Makes and changes nothing.
+
+    Raises `DirectoryLocked` if it is open. Where there is no lock file, as in a copy, there is nothing to hold.
+    """
     try:
-        fcntl.flock(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file = Disk().open(os.path.join(data_dir, LOCK_NAME))
+    except FileNotFoundError:
+        yield
+        return
+    if not _try_lock(file, fcntl.LOCK_SH):
+        raise _locked(data_dir, file)
+    try:
+        yield
+    finally:
+        fcntl.flock(file.fd, fcntl.LOCK_UN)
+
+
+def _try_lock(file: OpenFile, kind: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(file.fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -1,0 +1,53 @@
+"""`flashq.json`, the file that says what a data directory is.
+
+    {"format": 1, "epoch": 0, "clean": false, "sync_mode": "always"}
+
+`format` is looked at before anything else. `clean` is true after a close in which every log reached the disk;
+`sync_mode` is that of the process that opened the directory last. Replaced whole (`Disk.replace_file`).
+"""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from flashq.errors import UnsupportedFormat
+from flashq.storage.file.disk import Disk
+from flashq.storage.interface import SyncMode
+
+FORMAT = 1
+ROOT_FILE = "flashq.json"
+_MAX_BYTES = 1 << 16
+
+
+class RootFile(msgspec.Struct, kw_only=True):
+    """The content of flashq.json."""
+
+    format: int
+    epoch: int = 0
+    clean: bool = False
+    sync_mode: SyncMode = "always"
+
+
+def read_root(disk: Disk, data_dir: str) -> RootFile:
+    """Raises `FileNotFoundError` if there is none, `UnsupportedFormat` for another format or what is none."""
+    path = os.path.join(data_dir, ROOT_FILE)
+    file = disk.open(path)
+    try:
+        stated = msgspec.json.decode(disk.read(file, _MAX_BYTES, 0))
+        version = stated["format"]
+        if version != FORMAT:
+            raise UnsupportedFormat(
+                f"{data_dir} has format {version!r}; this FlashQ reads format {FORMAT}. Nothing was touched; "
+                "open it with the FlashQ that wrote it, or a newer one",
+                format=version,
+            )
+        return msgspec.convert(stated, type=RootFile)
+    except (msgspec.MsgspecError, KeyError, TypeError, RecursionError) as error:
+        raise UnsupportedFormat(f"{path} cannot be read: {error}. Nothing was touched; restore it") from error
+
+
+def save_root(disk: Disk, data_dir: str, root: RootFile) -> None:
+    """Durable on return."""
+    disk.replace_file(os.path.join(data_dir, ROOT_FILE), msgspec.json.encode(root))
