@@ -16,6 +16,8 @@ import pytest
 
 from tests.server.running import JSON, serving
 
+pytestmark = pytest.mark.alone
+
 CLIENTS = 1000
 DEADLINE_S = 10.0  # for a head
 SLACK_S = 5.0  # for the sweep that looks at deadlines, and for a busy machine

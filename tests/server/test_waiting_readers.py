@@ -12,6 +12,8 @@ import pytest
 
 from tests.server.running import Process, serving
 
+pytestmark = pytest.mark.alone
+
 READERS = 5000
 MAX_RSS_KIB = 300 * 1024
 WITHIN_S = 1.0
