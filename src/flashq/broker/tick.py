@@ -7,6 +7,7 @@ batch's header, checksum and timestamp, the cost of encoding them and, in the jo
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from flashq.batch import Batch, encode
 from flashq.broker.terms import Terms, append_on
@@ -14,19 +15,22 @@ from flashq.errors import FlashQError
 from flashq.logging import get_logger
 from flashq.record import Row
 from flashq.storage.backend import Deliver
-from flashq.storage.interface import Append, TopicLog
+from flashq.storage.interface import TopicLog
 
-log = get_logger(__name__)
+logger = get_logger(__name__)
 
 MAX_SHARED_RECORDS = 1000
 MAX_SHARED_BYTES = 256 * 1024
 """Of posts in one batch. A larger post has a batch of its own: sharing saves it nothing."""
 
-Posted = Callable[["Batch | None", int, "FlashQError | None"], None]
-"""Called once with the batch that holds the post and the offset of its first record, or with what refused it."""
+Post = TypeVar("Post")
+Answer = Callable[[TopicLog, "list[tuple[int, Post]]", "Batch | None", "FlashQError | None"], None]
+"""Called once for the posts of a batch, when the log's promise holds or it was refused: the log, each post with the
+index of its first record in the batch, and the batch or what refused it. A post whose answer fails must not keep the
+others from theirs: that is the callable's to see to."""
 
 
-class _Shared:
+class _Shared(Generic[Post]):
     """Posts to one log that wait for the end of the tick."""
 
     __slots__ = ("log", "posts", "rows", "size")
@@ -34,20 +38,21 @@ class _Shared:
     def __init__(self, log: TopicLog) -> None:
         self.log = log
         self.rows: list[Row] = []
-        self.posts: list[tuple[int, Posted]] = []  # index of its first row, whom to tell
+        self.posts: list[tuple[int, Post]] = []  # index of its first row, whom to tell
         self.size = 0
 
 
-class Tick:
+class Tick(Generic[Post]):
     """Collects posts until the loop has read all there is to read. Used from the loop's thread only."""
 
-    def __init__(self, call_soon: Deliver, clock_ms: Callable[[], int]) -> None:
+    def __init__(self, call_soon: Deliver, clock_ms: Callable[[], int], answer: Answer[Post]) -> None:
         self._call_soon = call_soon
         self._clock_ms = clock_ms
-        self._open: dict[TopicLog, _Shared] = {}
+        self._answer = answer
+        self._open: dict[TopicLog, _Shared[Post]] = {}
 
-    def post(self, log: TopicLog, rows: list[Row], size: int, posted: Posted) -> None:
-        """Store `rows` (of about `size` bytes) in this tick; `posted` is called when the log's promise holds."""
+    def post(self, log: TopicLog, rows: list[Row], size: int, post: Post) -> None:
+        """Store `rows` (of about `size` bytes) in this tick; `post` is answered when the log's promise holds."""
         shared = self._open.get(log)
         if shared is None:
             if not self._open:
@@ -56,17 +61,17 @@ class Tick:
         elif len(shared.rows) + len(rows) > MAX_SHARED_RECORDS or shared.size + size > MAX_SHARED_BYTES:
             self._append(shared)
             shared = self._open[log] = _Shared(log)
-        shared.posts.append((len(shared.rows), posted))
+        shared.posts.append((len(shared.rows), post))
         shared.rows += rows
         shared.size += size
 
-    def post_alone(self, log: TopicLog, rows: list[Row], terms: Terms, posted: Posted) -> None:
+    def post_alone(self, log: TopicLog, rows: list[Row], terms: Terms, post: Post) -> None:
         """Store `rows` now, after what has been collected, on terms that no other post shares."""
         shared = self._open.pop(log, None)
         if shared is not None:
             self._append(shared)
-        alone = _Shared(log)
-        alone.posts.append((0, posted))
+        alone: _Shared[Post] = _Shared(log)
+        alone.posts.append((0, post))
         alone.rows = rows
         self._append(alone, terms)
 
@@ -76,34 +81,18 @@ class Tick:
         for shared in collected.values():
             self._append(shared)
 
-    def _append(self, shared: _Shared, terms: Terms | None = None) -> None:
-        posts = shared.posts
-
-        def done(append: Append) -> None:
-            for first, posted in posts:
-                _tell(posted, append.batch, append.batch.base_offset + first, append.error)
-
+    def _append(self, shared: _Shared[Post], terms: Terms | None = None) -> None:
+        log, posts, answer = shared.log, shared.posts, self._answer
         try:
             if terms is None:
-                append = shared.log.append(encode(shared.rows, self._clock_ms()))
+                append = log.append(encode(shared.rows, self._clock_ms()))
             else:
-                append = append_on(terms, shared.log, shared.rows, self._clock_ms())
-        except Exception as error:
-            refusal = error if isinstance(error, FlashQError) else _mistake(error)
-            for _, posted in posts:
-                _tell(posted, None, -1, refusal)
+                append = append_on(terms, log, shared.rows, self._clock_ms())
+        except FlashQError as error:
+            answer(log, posts, None, error)
+        except Exception as mistake:
+            logger.error("internal_error", exc_info=mistake)
+            message = "the server failed to store this post; whether it did is not known"
+            answer(log, posts, None, FlashQError(message, outcome="unknown"))
         else:
-            append.add_done_callback(done)
-
-
-def _tell(posted: Posted, batch: Batch | None, offset: int, error: FlashQError | None) -> None:
-    """One that fails must not keep the others from their answers."""
-    try:
-        posted(batch, offset, error)
-    except Exception as failure:
-        _mistake(failure)
-
-
-def _mistake(error: Exception) -> FlashQError:
-    log.error("internal_error", exc_info=error)
-    return FlashQError("the server failed to store this post; whether it did is not known", outcome="unknown")
+            append.add_done_callback(lambda append: answer(log, posts, append.batch, append.error))

@@ -20,9 +20,12 @@ from flashq.http.handlers.blocking import as_flashq_error
 from flashq.http.handlers.bodies import NDJSON, content_type, read_json, read_lines
 from flashq.http.message import JSON, Deferred, Request, Response
 from flashq.http.router import error_response
+from flashq.logging import get_logger
 from flashq.metrics import Volume
 from flashq.record import Row
 from flashq.storage.interface import Append, TopicLog
+
+logger = get_logger(__name__)
 
 _IDEMPOTENCY_KEY = b"idempotency-key"
 _IF_NEXT_OFFSET = b"if-next-offset"
@@ -41,7 +44,7 @@ class PostHandler:
         self._posted = posted or Volume()
         self._loop = loop
         self._executor = executor
-        self._tick = Tick(loop.call_soon, flashq.clock_ms)
+        self._tick = Tick(loop.call_soon, flashq.clock_ms, self._answer_all)
         self._held: dict[str, list[_Post]] = {}  # posts to topics that are being made, or their keys loaded
         self._durability = {
             kind: ((b"x-flashq-durability", kind.encode()),) for kind in ("fsynced", "written", "memory", "replicated")
@@ -77,7 +80,7 @@ class PostHandler:
         return Terms(durable, None if offset is None else _offset_in(offset), key_hash)
 
     def _store(self, post: _Post, log: TopicLog) -> None:
-        self._tick.post(log, post.rows, len(post.request.body), self._answer_to(post, log))
+        self._tick.post(log, post.rows, len(post.request.body), post)
 
     def _store_on_terms(self, post: _Post, log: TopicLog, terms: Terms) -> None:
         """With a key: on the loop if that needs no disk. Else posts that follow wait for the keys; a repetition
@@ -87,32 +90,38 @@ class PostHandler:
         elif terms.key_hash is not None and log.holds_key(terms.key_hash):
             self._executor.submit(self._repeat, post, log, terms)
         else:
-            self._tick.post_alone(log, post.rows, terms, self._answer_to(post, log))
+            self._tick.post_alone(log, post.rows, terms, post)
 
     def _repeat(self, post: _Post, log: TopicLog, terms: Terms) -> None:
         """In the executor: compare with what is stored; the answer is the loop's to give."""
-        answer = self._answer_to(post, log)
 
         def done(append: Append) -> None:
-            self._loop.call_soon_threadsafe(answer, append.batch, append.batch.base_offset, append.error)
+            self._loop.call_soon_threadsafe(self._answer_all, log, [(0, post)], append.batch, append.error)
 
         try:
             append_on(terms, log, post.rows, self._flashq.clock_ms()).add_done_callback(done)
         except Exception as error:
-            self._loop.call_soon_threadsafe(answer, None, -1, as_flashq_error(error))
+            self._loop.call_soon_threadsafe(self._answer_all, log, [(0, post)], None, as_flashq_error(error))
 
-    def _answer_to(self, post: _Post, log: TopicLog) -> Callable[[Batch | None, int, FlashQError | None], None]:
-        def posted(batch: Batch | None, offset: int, error: FlashQError | None) -> None:
-            if batch is None or error is not None:
-                assert error is not None
-                post.deferred.send(error_response(error, post.request))
-            else:
-                body = post.body(offset, len(post.rows), batch.timestamp_ms)
-                durability = "fsynced" if post.terms is not None and post.terms.durable else log.durability
-                self._posted.add(len(post.rows), len(post.request.body))
-                post.deferred.send(Response(200, body, headers=self._durability[durability]))
-
-        return posted
+    def _answer_all(
+        self, log: TopicLog, posts: list[tuple[int, _Post]], batch: Batch | None, error: FlashQError | None
+    ) -> None:
+        """Answer the posts of a batch, given the index of each one's first record in it."""
+        durability = self._durability[log.durability]
+        for first, post in posts:
+            try:
+                if batch is None or error is not None:
+                    assert error is not None
+                    post.deferred.send(error_response(error, post.request))
+                    continue
+                if post.terms is not None and post.terms.durable:
+                    durability = self._durability["fsynced"]  # a post with terms is alone in its batch
+                count = len(post.rows)
+                body = post.body(batch.base_offset + first, count, batch.timestamp_ms)
+                self._posted.add(count, len(post.request.body))
+                post.deferred.send(Response(200, body, headers=durability))
+            except Exception as mistake:  # must not keep the others from their answers
+                logger.error("internal_error", exc_info=mistake)
 
     # -- posts that wait until their topic is ready, and those that follow
 

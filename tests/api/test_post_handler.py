@@ -1,4 +1,4 @@
-"""Posts to a topic that is being created: in the order they came, whenever the creation ends."""
+"""The post handler by itself: posts to a topic that is being created keep their order, and each has its own answer."""
 
 from __future__ import annotations
 
@@ -108,5 +108,22 @@ def test_posts_to_a_topic_that_cannot_be_created_are_refused_and_the_next_one_tr
         executor.tell(executor.work())
         await turns_of_the_loop()
         assert offset_in(again) == 0
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_that_fails_does_not_keep_the_others_from_theirs() -> None:
+    def fail(_: Deferred) -> None:
+        raise RuntimeError("the connection is in a bad way")
+
+    async def scenario() -> None:
+        flashq = FlashQ()
+        flashq.create_topic("t")
+        handlers = PostHandler(flashq, asyncio.get_running_loop(), OneStepAtATime())
+        answers = [handlers.post_records(post_of(value), "t") for value in ("0", "1")]
+        assert isinstance(answers[0], Deferred)
+        answers[0].attach(None, fail)
+        await turns_of_the_loop()
+        assert [offset_in(answer) for answer in answers] == [0, 1]
 
     asyncio.run(scenario())
