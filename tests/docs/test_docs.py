@@ -16,11 +16,10 @@ import pytest
 import flashq as package
 from flashq.api.errors import STATUS
 from flashq.cli import exit_codes
+from tests.docs.walk import ROOT, SHOWN_SERVER, without_times
 from tests.server.running import serving
 
-ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
-SHOWN_SERVER = "http://127.0.0.1:8080"
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -38,14 +37,6 @@ def examples(page: Path) -> Iterator[tuple[str, str]]:
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             command, _, output = part.partition("\n")
             yield command, output
-
-
-def without_times(text: str) -> list[str]:
-    """Lines with every time replaced, and the fields of a head in order of name."""
-    text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "TIME", text.replace("\r", ""))
-    text = re.sub(r'"(timestamp|uptime)":[\d.]+', r'"\1":0', text)
-    head, empty, body = text.rpartition("\n\n")
-    return [*sorted(head.splitlines()), empty, *body.strip().splitlines()]
 
 
 def anchors(page: Path) -> set[str]:

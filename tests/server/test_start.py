@@ -142,6 +142,7 @@ def test_a_port_in_use_is_exit_code_6_one_line_and_leaves_the_directory_free(tmp
         assert log.topics() == []
 
 
+@pytest.mark.alone
 def test_a_directory_in_use_is_exit_code_3_within_a_second_one_line_and_nothing_touched(
     idle: Process, tmp_path: Path
 ) -> None:
