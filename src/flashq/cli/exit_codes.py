@@ -9,6 +9,8 @@
 | 4 | the data cannot be read: unsupported format, or damage |
 | 5 | storage failed or is full |
 | 6 | the address is in use or cannot be listened on |
+| 7 | the server cannot be reached, gave up, or does not let this client in |
+| 8 | a record of the input was refused; those before it are stored |
 | 130 | interrupted |
 """
 
@@ -27,6 +29,8 @@ LOCKED: Final = 3
 UNREADABLE: Final = 4
 STORAGE: Final = 5
 CANNOT_BIND: Final = 6
+NO_SERVER: Final = 7
+REFUSED: Final = 8
 INTERRUPTED: Final = 130
 
 EXIT_CODES: Final[Mapping[str, int]] = {
@@ -46,6 +50,15 @@ EXIT_CODES: Final[Mapping[str, int]] = {
     "data_corruption": UNREADABLE,
     "storage_full": STORAGE,
     "storage_failed": STORAGE,
+    "connection_failed": NO_SERVER,
+    "unexpected_answer": NO_SERVER,
+    "overloaded": NO_SERVER,
+    "too_many_connections": NO_SERVER,
+    "request_timeout": NO_SERVER,
+    "unauthorized": NO_SERVER,
+    "forbidden": NO_SERVER,
+    "body_too_large": USAGE,
+    "record_refused": REFUSED,
 }
 
 _BIND_ERRORS: Final = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})

@@ -10,7 +10,12 @@ import typer
 
 import flashq
 from flashq.cli import exit_codes
+from flashq.cli.consume import EPILOG as CONSUME_EPILOG
+from flashq.cli.consume import consume
+from flashq.cli.export import EXPORT_EPILOG, IMPORT_EPILOG, export, import_
 from flashq.cli.offline import dump, repair, verify
+from flashq.cli.produce import EPILOG as PRODUCE_EPILOG
+from flashq.cli.produce import produce
 from flashq.cli.serve import EPILOG as SERVE_EPILOG
 from flashq.cli.serve import serve
 from flashq.errors import FlashQError
@@ -26,6 +31,10 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.command("serve", epilog=SERVE_EPILOG)(serve)
+app.command("produce", epilog=PRODUCE_EPILOG)(produce)
+app.command("consume", epilog=CONSUME_EPILOG)(consume)
+app.command("export", epilog=EXPORT_EPILOG)(export)
+app.command("import", epilog=IMPORT_EPILOG)(import_)
 app.command("verify")(verify)
 app.command("repair")(repair)
 app.command("dump")(dump)

@@ -107,8 +107,11 @@ def _write(stream: TextIO, line: str) -> None:
 
 
 @contextmanager
-def progress(label: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
-    """Gives a function that takes the bytes just done. On a terminal a bar with rate and time left; else nothing."""
+def progress(label: str, total_bytes: int | None) -> Iterator[Callable[[int], None]]:
+    """Gives a function that takes the bytes just done. On a terminal a bar with rate and time left; else nothing.
+
+    No time left where the total is not known.
+    """
     if not sys.stderr.isatty():
         yield lambda size: None
         return
