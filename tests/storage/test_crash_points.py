@@ -16,7 +16,9 @@ from flashq.storage.file import consumer_group
 from flashq.storage.file.backend import FileBackend
 from flashq.storage.file.verify import verify_directory
 from flashq.storage.interface import SyncMode, TopicConfig
-from tests.storage.faulty_disk import Crash, CrashingDisk, FaultyDisk, PowerCutDisk, abandon
+from flashq.testing.faulty_disk import FaultyDisk
+from flashq.testing.power_cut import PowerCutDisk
+from tests.storage.crashing_disk import Crash, CrashingDisk, CrashingPowerCutDisk, abandon
 
 DAY_MS = 86_400_000
 
@@ -135,6 +137,10 @@ def check_gone(flashq: FlashQ, told: Told) -> None:
         assert [record.value for record in flashq.poll_records("gone")] in ([b"soon"], [])
 
 
+def power_cut_disk(crash_at: int, top: Path) -> CrashingPowerCutDisk:
+    return CrashingPowerCutDisk(crash_at, attic=str(top.parent / f"attic-{crash_at}"))
+
+
 def crash_at_every_call(
     tmp_path: Path,
     mode: SyncMode,
@@ -166,7 +172,7 @@ def crash_at_every_call(
         try:
             check(directory, told, mode, lost_power=isinstance(disk, PowerCutDisk))
         except BaseException as error:
-            error.add_note(f"crash at call {crash_at}: {disk.calls[-1:]}; {told}")
+            error.add_note(f"crash at call {crash_at}, {disk.died_at}: {told}")
             raise
         if finished:
             return crash_at
@@ -192,21 +198,13 @@ def test_a_kill_in_the_middle_of_any_write_leaves_a_torn_tail_at_most(tmp_path: 
 @pytest.mark.parametrize("mode", ["always", "periodic", "never"])
 def test_a_power_cut_at_any_call_takes_only_what_the_mode_says(tmp_path: Path, mode: SyncMode) -> None:
     step = 1 if mode == "always" else 2
-    calls = crash_at_every_call(
-        tmp_path, mode, lambda crash_at, top: PowerCutDisk(crash_at, str(top.parent / f"attic-{crash_at}")), step=step
-    )
+    calls = crash_at_every_call(tmp_path, mode, power_cut_disk, step=step)
     assert calls > 80
 
 
 def test_a_power_cut_that_lets_some_removals_happen_and_others_not_leaves_no_hole(tmp_path: Path) -> None:
     for seed in range(3):
-        calls = crash_at_every_call(
-            tmp_path / str(seed),
-            "always",
-            lambda crash_at, top: PowerCutDisk(crash_at, str(top.parent / f"attic-{crash_at}")),
-            step=2,
-            rng=random.Random(seed),
-        )
+        calls = crash_at_every_call(tmp_path / str(seed), "always", power_cut_disk, step=2, rng=random.Random(seed))
         assert calls > 80
 
 
@@ -226,22 +224,11 @@ def test_what_a_killed_server_left_is_durable_once_the_next_one_has_opened_it(tm
     def start_of(flashq: FlashQ) -> int:
         return flashq.log("kept").log_start_offset
 
-    calls = crash_at_every_call(
-        tmp_path,
-        "always",
-        lambda crash_at, top: PowerCutDisk(crash_at, str(top.parent / f"attic-{crash_at}")),
-        step=2,
-        between=go_on,
-    )
+    calls = crash_at_every_call(tmp_path, "always", power_cut_disk, step=2, between=go_on)
     assert calls > 80
 
 
 def test_a_disk_that_only_pretends_to_sync_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PowerCutDisk, "sync", FaultyDisk.sync)
     with pytest.raises((AssertionError, FlashQError)):
-        crash_at_every_call(
-            tmp_path,
-            "always",
-            lambda crash_at, top: PowerCutDisk(crash_at, str(top.parent / f"attic-{crash_at}")),
-            step=7,
-        )
+        crash_at_every_call(tmp_path, "always", power_cut_disk, step=7)

@@ -19,7 +19,8 @@ from flashq.storage.file.backend import FileBackend
 from flashq.storage.file.disk import Disk, OpenFile
 from flashq.storage.file.topic_log import FileTopicLog
 from flashq.storage.interface import SYNC_MODES, Append, SyncMode, TopicConfig
-from tests.storage.faulty_disk import Fault, FaultyDisk, Nth, abandon
+from flashq.testing.faulty_disk import Fault, FaultyDisk
+from tests.storage.crashing_disk import Nth, abandon
 
 NO_SPACE = Fault(errno.ENOSPC)
 BROKEN = Fault(errno.EIO)

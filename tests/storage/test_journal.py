@@ -19,7 +19,7 @@ from flashq.storage.file.disk import Disk, OpenFile
 from flashq.storage.file.segment import Segment
 from flashq.storage.file.topic_log import FileTopicLog
 from flashq.storage.interface import SYNC_MODES, Append, SyncMode, TopicConfig, TopicLog
-from tests.storage.faulty_disk import FaultyDisk
+from flashq.testing.faulty_disk import FaultyDisk
 
 
 class Loop:

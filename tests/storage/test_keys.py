@@ -18,7 +18,8 @@ from flashq.storage.file import keys as keys_file
 from flashq.storage.file.backend import FileBackend
 from flashq.storage.file.disk import OpenFile
 from flashq.storage.interface import SYNC_MODES, Append, SyncMode, TopicConfig, TopicLog
-from tests.storage.faulty_disk import Fault, FaultyDisk, Nth
+from flashq.testing.faulty_disk import Fault, FaultyDisk
+from tests.storage.crashing_disk import Nth
 
 SMALL = TopicConfig(segment_bytes=1024)
 

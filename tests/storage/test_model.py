@@ -25,8 +25,9 @@ from flashq.storage.file.backend import FileBackend
 from flashq.storage.file.topic_log import FileTopicLog
 from flashq.storage.file.verify import verify_directory
 from flashq.storage.interface import SyncMode, TopicConfig
+from flashq.testing.faulty_disk import FaultyDisk
 from tests.storage.conftest import MEMORY
-from tests.storage.faulty_disk import FaultyDisk, abandon
+from tests.storage.crashing_disk import abandon
 
 TOPICS = st.sampled_from(["a", "A", "b"])
 VALUES = st.lists(st.binary(max_size=400), min_size=1, max_size=4)

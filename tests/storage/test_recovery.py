@@ -22,7 +22,8 @@ from flashq.storage.file.flush import Flusher
 from flashq.storage.file.opening import Recovered
 from flashq.storage.interface import SyncMode, TopicConfig
 from flashq.storage.memory import InMemoryTopicLog
-from tests.storage.faulty_disk import FaultyDisk, abandon
+from flashq.testing.faulty_disk import FaultyDisk
+from tests.storage.crashing_disk import abandon
 
 EPOCH_POSITION = 12  # of the frame: after length and base offset
 SEED = int(os.environ.get("FLASHQ_TEST_SEED", random.SystemRandom().getrandbits(32)))

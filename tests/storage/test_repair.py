@@ -17,7 +17,8 @@ from flashq.storage.file.dump import frames
 from flashq.storage.file.repair import Lost, Repair, plan
 from flashq.storage.file.verify import verify_directory
 from flashq.storage.interface import TopicConfig
-from tests.storage.faulty_disk import Crash, CrashingDisk, Fault, FaultyDisk, Nth
+from flashq.testing.faulty_disk import Fault, FaultyDisk
+from tests.storage.crashing_disk import Crash, CrashingDisk, Nth
 
 SEED = int(os.environ.get("FLASHQ_TEST_SEED", random.SystemRandom().getrandbits(32)))
 RECORDS = 40

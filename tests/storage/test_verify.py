@@ -20,7 +20,8 @@ from flashq.storage.file import keys as keys_file
 from flashq.storage.file.backend import FileBackend
 from flashq.storage.file.verify import Finding, LogReport, size_to_read, verify, verify_directory
 from flashq.storage.interface import TopicConfig
-from tests.storage.faulty_disk import FaultyDisk, abandon
+from flashq.testing.faulty_disk import FaultyDisk
+from tests.storage.crashing_disk import abandon
 
 CRC_POSITION = 17  # of the frame: after length, base offset, epoch and magic
 SEED = int(os.environ.get("FLASHQ_TEST_SEED", random.SystemRandom().getrandbits(32)))
