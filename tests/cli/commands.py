@@ -71,17 +71,20 @@ def started(server: Process, *arguments: str | Path) -> Iterator[subprocess.Pope
                 process.kill()
 
 
-def on_terminal(server: Process, arguments: Sequence[str | Path]) -> tuple[int, str]:
-    """Exit code, and all that a terminal got to see."""
+def on_terminal(
+    server: Process | None, arguments: Sequence[str | Path], typed: str = "", **variables: str
+) -> tuple[int, str]:
+    """Exit code, and all that a terminal got to see; `typed` has been typed before the command asks."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
         [COMMAND, *map(str, arguments)],
         stdin=slave,
         stdout=slave,
         stderr=slave,
-        env={**environment(server), "TERM": "xterm-256color", "COLUMNS": "200"},
+        env={**environment(server), "TERM": "xterm-256color", "COLUMNS": "200", **variables},
     )
     os.close(slave)
+    os.write(master, typed.encode())
     seen = b""
     while select.select([master], [], [], TIMEOUT_S)[0]:
         try:

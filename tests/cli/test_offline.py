@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import select
 import signal
 import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from flashq import FlashQ, Record
 from flashq.storage.file.directory_lock import LOCK_NAME
+from tests.cli.commands import COMMAND, environment, on_terminal
 
-COMMAND = str(Path(sys.executable).parent / "flashq")
 CLEAR = "\x1b]0;owned\x07\x1b[2J"
 
 
@@ -27,39 +23,10 @@ def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        env={**environment(), **variables},
+        env={**environment(None), **variables},
         timeout=60,
         check=False,
     )
-
-
-def environment() -> dict[str, str]:
-    return {name: text for name, text in os.environ.items() if name != "NO_COLOR" and not name.startswith("FLASHQ_")}
-
-
-def on_terminal(arguments: Sequence[str | Path], typed: str = "", **variables: str) -> tuple[int, str]:
-    """Exit code, and all that a terminal got to see."""
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [COMMAND, *map(str, arguments)],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        env={**environment(), "TERM": "xterm-256color", "COLUMNS": "200", **variables},
-    )
-    os.close(slave)
-    os.write(master, typed.encode())
-    seen = b""
-    while select.select([master], [], [], 60)[0]:
-        try:
-            data = os.read(master, 65536)
-        except OSError:  # the last process has closed the other end
-            break
-        if not data:
-            break
-        seen += data
-    os.close(master)
-    return process.wait(60), seen.decode(errors="replace")
 
 
 @pytest.fixture
@@ -173,11 +140,11 @@ def test_verify_makes_no_file(data_dir: Path) -> None:
 
 
 def test_a_terminal_sees_a_bar_that_goes_away_and_colours_unless_they_are_not_wanted(data_dir: Path) -> None:
-    code, seen = on_terminal(["verify", data_dir])
+    code, seen = on_terminal(None, ["verify", data_dir])
     assert code == 0
     assert "verify" in seen.partition("KIND")[0]
     assert "\x1b[32mok\x1b[0m" in seen
-    code, seen = on_terminal(["verify", data_dir], NO_COLOR="1")
+    code, seen = on_terminal(None, ["verify", data_dir], NO_COLOR="1")
     assert code == 0
     assert "\x1b[32m" not in seen
     assert "ok" in seen
@@ -205,11 +172,11 @@ def test_repair_shows_what_it_would_do_and_then_does_it(data_dir: Path) -> None:
 
 def test_repair_asks_on_a_terminal_and_takes_no_for_an_answer(data_dir: Path) -> None:
     damage(segments(data_dir)[0])
-    code, seen = on_terminal(["repair", data_dir], typed="n\n")
+    code, seen = on_terminal(None, ["repair", data_dir], typed="n\n")
     assert code == 4
     assert "Do this?" in seen
     assert list(data_dir.rglob("*.damaged-*")) == []
-    code, seen = on_terminal(["repair", data_dir], typed="y\n")
+    code, seen = on_terminal(None, ["repair", data_dir], typed="y\n")
     assert code == 0
     assert len(list(data_dir.rglob("*.damaged-*"))) == 1
 
@@ -296,7 +263,7 @@ def test_dump_of_records_is_their_content_as_the_service_shows_it(data_dir: Path
 def test_no_record_steers_the_terminal(data_dir: Path, flags: list[str]) -> None:
     with FlashQ.open(data_dir) as flashq:
         flashq.post_record("bad", Record(CLEAR + "\x9b31m\u202e\nforged", CLEAR, {CLEAR: CLEAR}))
-    code, seen = on_terminal(["dump", *flags, data_dir / "topics" / "bad"])
+    code, seen = on_terminal(None, ["dump", *flags, data_dir / "topics" / "bad"])
     assert code == 0
     assert not set(seen) & {"\x1b", "\x07", "\x9b", "\u202e"}
     assert all("forged" not in line or "owned" in line for line in seen.splitlines())
@@ -323,7 +290,7 @@ def test_a_reader_that_wants_one_line_gets_it_and_no_traceback(tmp_path: Path, a
             flashq.post_record("long", "x" * 50)
     piped = f'"$0" {" ".join(arguments)} "$1" | head -1'
     command = ["bash", "-c", piped, COMMAND, str(tmp_path / "topics" / "long")]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(None), timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 1
 

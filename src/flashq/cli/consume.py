@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
+from flashq.cli.completion import TopicName, group_names
 from flashq.cli.remote import CaFile, Json, Server, client_of
 from flashq.errors import FlashQError, InvalidParameter
 
@@ -29,10 +30,14 @@ _COMMIT_EVERY_S: Final = 1.0
 
 
 def consume(
-    topic: Annotated[str, typer.Argument(metavar="TOPIC")],
+    topic: TopicName,
     group: Annotated[
         str | None,
-        typer.Option("--group", help="Begin where this group stands, and commit what is printed. Made if need be."),
+        typer.Option(
+            "--group",
+            autocompletion=group_names,
+            help="Begin where this group stands, and commit what is printed. Made if need be.",
+        ),
     ] = None,
     from_: Annotated[
         str | None,

@@ -3,7 +3,7 @@
 | code | meaning |
 |---|---|
 | 0 | ok |
-| 1 | unexpected failure |
+| 1 | the server refused it (no such topic, for one), or an unexpected failure |
 | 2 | usage or configuration error: nothing was done, and the same call will fail again |
 | 3 | another process holds the data directory |
 | 4 | the data cannot be read: unsupported format, or damage |
@@ -11,6 +11,7 @@
 | 6 | the address is in use or cannot be listened on |
 | 7 | the server cannot be reached, gave up, or does not let this client in |
 | 8 | a record of the input was refused; those before it are stored |
+| 9 | `flashq health`: the server is not healthy |
 | 130 | interrupted |
 """
 
@@ -31,6 +32,7 @@ STORAGE: Final = 5
 CANNOT_BIND: Final = 6
 NO_SERVER: Final = 7
 REFUSED: Final = 8
+NOT_HEALTHY: Final = 9
 INTERRUPTED: Final = 130
 
 EXIT_CODES: Final[Mapping[str, int]] = {

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, NamedTuple
 
 import typer
 
-from flashq.cli.output import advise, print_json, print_line, progress
+from flashq.cli.completion import TopicName, topic_names
+from flashq.cli.output import advise, counted, print_json, print_line, progress
 from flashq.cli.produce import ProgressFile
 from flashq.cli.remote import CaFile, Json, Server, client_of
 from flashq.errors import InvalidParameter, PreconditionFailed
@@ -32,7 +33,7 @@ IMPORT_EPILOG = (
 
 
 def export(
-    topic: Annotated[str, typer.Argument(metavar="TOPIC")],
+    topic: TopicName,
     file: Annotated[str, typer.Option("--file", metavar="FILE", help="Where to; - is standard output.")] = "-",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="The file may be there, and is replaced.")] = False,
     server: Server = None,
@@ -43,7 +44,6 @@ def export(
 
     The file gets its name when all is in it and on disk.
     """
-    from flashq.cli.posting import counted
     from flashq.cli.stdout import bytes_out
 
     with client_of(server, ca_file) as client:
@@ -124,7 +124,12 @@ def _new_file(path: str, *, overwrite: bool) -> Iterator[BinaryIO]:
 
 
 def import_(
-    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="Empty or not there, for the offsets to be kept.")],
+    topic: Annotated[
+        str,
+        typer.Argument(
+            metavar="TOPIC", autocompletion=topic_names, help="Empty or not there, for the offsets to be kept."
+        ),
+    ],
     file: Annotated[str, typer.Option("--file", metavar="FILE", help="An export; - is standard input.")] = "-",
     allow_new_offsets: Annotated[
         bool, typer.Option("--allow-new-offsets", help="Post the records even where their offsets cannot be kept.")

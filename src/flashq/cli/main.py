@@ -10,14 +10,20 @@ import typer
 
 import flashq
 from flashq.cli import exit_codes
+from flashq.cli.completion import EPILOG as COMPLETION_EPILOG
+from flashq.cli.completion import completion, prepare
 from flashq.cli.consume import EPILOG as CONSUME_EPILOG
 from flashq.cli.consume import consume
 from flashq.cli.export import EXPORT_EPILOG, IMPORT_EPILOG, export, import_
+from flashq.cli.groups import groups
+from flashq.cli.health import EPILOG as HEALTH_EPILOG
+from flashq.cli.health import health
 from flashq.cli.offline import dump, repair, verify
 from flashq.cli.produce import EPILOG as PRODUCE_EPILOG
 from flashq.cli.produce import produce
 from flashq.cli.serve import EPILOG as SERVE_EPILOG
 from flashq.cli.serve import serve
+from flashq.cli.topics import topics
 from flashq.errors import FlashQError
 from flashq.logging import one_line
 
@@ -35,9 +41,13 @@ app.command("produce", epilog=PRODUCE_EPILOG)(produce)
 app.command("consume", epilog=CONSUME_EPILOG)(consume)
 app.command("export", epilog=EXPORT_EPILOG)(export)
 app.command("import", epilog=IMPORT_EPILOG)(import_)
+app.add_typer(topics, name="topics")
+app.add_typer(groups, name="groups")
+app.command("health", epilog=HEALTH_EPILOG)(health)
 app.command("verify")(verify)
 app.command("repair")(repair)
 app.command("dump")(dump)
+app.command("completion", epilog=COMPLETION_EPILOG)(completion)
 
 
 def _print_version(wanted: bool) -> None:
@@ -61,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     An error on purpose is one line on standard error, and a line of advice where there is some. Only a mistake
     of ours shows a traceback.
     """
+    prepare()
     try:
         app(arguments, prog_name="flashq")
     except SystemExit as leaving:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flashq.cli import exit_codes
-from flashq.cli.output import Cell, Colour, Coloured, advise, is_asked, print_json, print_line, print_table, progress
+from flashq.cli.output import Cell, Colour, Coloured, advise, is_agreed, print_json, print_line, print_table, progress
 from flashq.errors import InvalidParameter
 from flashq.settings import SETTINGS
 
@@ -95,7 +95,7 @@ def repair(
         repairs = list(plan(data_dir))
         if not as_json:
             _print_plan(repairs)
-        agreed = bool(repairs) and not dry_run and (yes or _is_agreed())
+        agreed = bool(repairs) and not dry_run and (yes or is_agreed("Do this?", "--yes, or --dry-run to look only"))
         for each in repairs if agreed else ():
             each.apply()
     if as_json:
@@ -137,12 +137,6 @@ def _check_owner(data_dir: str) -> None:
             f"{data_dir} belongs to user {owner}, and this is user {os.geteuid()}. Nothing was touched",
             hint=f"run it as the owner: sudo -u '#{owner}' flashq ...",
         )
-
-
-def _is_agreed() -> bool:
-    if not is_asked():
-        raise InvalidParameter("nobody is here to ask. Nothing was done", hint="add --yes, or --dry-run to look only")
-    return typer.confirm("Do this?", err=True)
 
 
 def _print_plan(repairs: list[Repair]) -> None:

@@ -15,6 +15,9 @@ from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Final, Literal, NamedTuple, TextIO
 
+import typer
+
+from flashq.errors import InvalidParameter
 from flashq.logging import one_line
 
 _ROWS_AT_ONCE: Final = 256
@@ -67,6 +70,30 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
         _widen(widths, chunk)
         for row in chunk:
             _write(sys.stdout, _aligned(row, widths, numeric))
+
+
+def print_fields(fields: Mapping[str, object]) -> None:
+    """A name and its value on each line, the values under each other. None is shown as none."""
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        cell = value if isinstance(value, Coloured) else "none" if value is None else str(value)
+        _write(sys.stdout, f"{name.ljust(width)}  {_painted(cell)}".rstrip())
+
+
+def counted(records: int) -> str:
+    """1 record, 2 records."""
+    return f"{records} record{'' if records == 1 else 's'}"
+
+
+def span(seconds: int) -> str:
+    """A time span in its two largest units: 45s, 3m 20s, 2h 5m, 4d 3h."""
+    minutes, second = divmod(seconds, 60)
+    hours, minute = divmod(minutes, 60)
+    day, hour = divmod(hours, 24)
+    parts = [(day, "d"), (hour, "h"), (minute, "m"), (second, "s")]
+    while len(parts) > 1 and parts[0][0] == 0:
+        del parts[0]
+    return " ".join(f"{count}{unit}" for count, unit in parts[:2] if count) or "0s"
 
 
 def _widen(widths: list[int], rows: Iterable[Sequence[Cell]]) -> None:
@@ -140,6 +167,15 @@ def progress(label: str, total_bytes: int | None) -> Iterator[Callable[[int], No
         bar.advance(task, pending)
 
 
-def is_asked() -> bool:
-    """Whether somebody is there to answer a question."""
-    return sys.stdin.isatty() and sys.stderr.isatty()
+def is_agreed(question: str, instead: str) -> bool:
+    """Asks on the terminal. Raises `InvalidParameter`, with what to give instead, where there is none."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise InvalidParameter("nobody is here to ask. Nothing was done", hint=f"add {instead}")
+    return typer.confirm(question, err=True)
+
+
+def ask_before(question: str) -> None:
+    """Ends the command, with exit code 0, unless the answer is yes. Raises `InvalidParameter` without a terminal."""
+    if not is_agreed(question, "--yes"):
+        advise("nothing was done")
+        raise typer.Exit(0)

@@ -20,7 +20,7 @@ import typer
 from flashq.api.schemas import MAX_BATCH_RECORDS
 from flashq.broker.flashq import check_name
 from flashq.cli import exit_codes
-from flashq.cli.output import advise, print_json, print_line, progress
+from flashq.cli.output import advise, counted, print_json, print_line, progress
 from flashq.cli.runs import FileRun, Run
 from flashq.cli.sources import Batch, RecordRefused, plain
 from flashq.errors import FlashQError, InvalidParameter, TopicNotFound
@@ -182,10 +182,6 @@ def report(run: Run, topic: str, *, as_json: bool, **facts: object) -> None:
         return
     and_now = f", {now} of them now" if run.records_before else ""
     print_line(f"{counted(run.records)} in {topic}{_offsets(run)}{and_now}")
-
-
-def counted(records: int) -> str:
-    return f"{records} record{'' if records == 1 else 's'}"
 
 
 def _offsets(run: Run) -> str:

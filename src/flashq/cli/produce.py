@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from flashq.cli.completion import topic_names
 from flashq.cli.output import print_json, print_line
 from flashq.cli.remote import CaFile, Json, Server, client_of
 from flashq.errors import InvalidParameter
@@ -32,7 +33,14 @@ ProgressFile = Annotated[
 
 
 def produce(
-    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="Made when it is not there.")],
+    topic: Annotated[
+        str,
+        typer.Argument(
+            metavar="TOPIC",
+            autocompletion=topic_names,
+            help="Made when it is not there.",
+        ),
+    ],
     value: Annotated[str | None, typer.Argument(metavar="[VALUE]", help="One record.", show_default=False)] = None,
     file: Annotated[
         str | None,

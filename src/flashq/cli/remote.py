@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,9 +25,12 @@ CaFile = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 
 
-def client_of(server: str | None, ca_file: str | None) -> Client:
-    """A client of that server; the environment's FLASHQ_URL and FLASHQ_TOKEN hold where nothing is given."""
+def client_of(server: str | None, ca_file: str | None, **options: Any) -> Client:
+    """A client of that server; the environment's FLASHQ_URL and FLASHQ_TOKEN hold where nothing is given.
+
+    `options` are those of `flashq.Client`.
+    """
     from flashq import Client  # here, so that --help does not pay for it
 
-    options = {"base_url": server, "verify": ca_file}
-    return Client.from_env(**{name: value for name, value in options.items() if value is not None})
+    given = {"base_url": server, "verify": ca_file}
+    return Client.from_env(**{name: value for name, value in given.items() if value is not None}, **options)
