@@ -20,7 +20,7 @@ def test_every_command_prints_what_the_page_shows(tmp_path: Path) -> None:
         server = stack.enter_context(serving(tmp_path / "data"))
         walk = Walk(PAGE, tmp_path, stack, server)
         walk.to_the_end()
-    assert walk.seen == {"console": 7}
+    assert walk.seen == {"console": 8}
 
 
 def test_every_command_has_its_place_on_the_page() -> None:

@@ -15,7 +15,7 @@ from tests.server.running import Process, serving
 ROOT = Path(__file__).parents[2]
 SHOWN_SERVER = "http://127.0.0.1:8080"
 
-_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```([\w-]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def without_times(text: str) -> list[str]:
