@@ -16,7 +16,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
-	$(BIN)/python -m compileall -q src  # a command starts a third faster, also where Python must not write its cache
+	$(BIN)/python -m compileall -q src  # for commands to start fast also where Python must not write its cache
 	touch $(READY)
 
 serve: $(READY)  ## a server on 127.0.0.1:8080, records in ./flashq-data (ARGS="--port 9000" for more)

@@ -378,9 +378,12 @@ def test_retention_goes_on_after_a_restart(tmp_path: Path) -> None:
 def test_retention_by_size_keeps_the_newest(tmp_path: Path) -> None:
     with serving(tmp_path / "data", command=SWEEPING) as server:
         put(server, "t", retention_bytes=4096, segment_bytes=1024)
-        for _ in range(40):
+        server.post("t", "x" * 500)
+        segment_size = describe(server, "t")["size_bytes"]
+        for _ in range(39):
             server.post("t", "x" * 500)
-        wait_for(lambda: describe(server, "t")["size_bytes"] < 4096 + 1024 + 1024)
+        wait_for(lambda: describe(server, "t")["size_bytes"] < 4096 + segment_size)  # and then it stays
         told = describe(server, "t")
+        assert told["size_bytes"] >= 4096
         assert 0 < told["log_start_offset"] < told["high_water_mark"] == 40
         assert len(server.poll("t", from_offset=told["log_start_offset"])["records"]) == 40 - told["log_start_offset"]

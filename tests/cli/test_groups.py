@@ -7,6 +7,7 @@ import json
 import pytest
 
 from flashq.cli.output import span
+from tests.api.test_topics import wait_for
 from tests.cli.commands import on_terminal, run
 from tests.server.running import Process
 
@@ -50,6 +51,7 @@ def test_behind_is_told_by_the_oldest_record_left_when_retention_was_faster(serv
     run(server, "produce", "short", "--file", "-", given=lines)
     run(server, "groups", "commit", "slow", "short", "0")
     run(server, "topics", "set", "short", "--retention-bytes", "1")
+    wait_for(lambda: server.ask("GET", "/topics/short").json()["log_start_offset"] > 0)
     stands = json.loads(run(server, "groups", "describe", "slow", "--json").out)
     assert stands["lag"] == 600
     assert 0 <= stands["behind_s"] < 120

@@ -20,8 +20,10 @@ EPILOG = (
     "Example, for fish: flashq completion fish > ~/.config/fish/completions/flashq.fish"
 )
 
-_TIMEOUT_S: Final = 0.5
-"""Who presses Tab waits this long at most."""
+_TIMEOUT_S: Final = 0.25
+"""Who presses Tab waits this long at most for a connection, and again for the answer."""
+
+_IMPATIENT: Final = {"timeout_s": _TIMEOUT_S, "connect_timeout_s": _TIMEOUT_S, "retries": 0}
 
 _VARIABLE: Final = "_FLASHQ_COMPLETE"
 """Typer's protocol: with source_SHELL in it, the program prints the script; that runs it with complete_SHELL."""
@@ -38,6 +40,7 @@ def completion(shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument(h
 def prepare() -> None:
     """Where a shell asks, Typer gets to know the shells; else that would only take time."""
     if _VARIABLE in os.environ:
+        # Typer has it for its own --install-completion, and does not export it.
         from typer.completion import completion_init  # type: ignore[attr-defined]
 
         completion_init()
@@ -45,7 +48,7 @@ def prepare() -> None:
 
 def _names(ask: Callable[[Client], list[str]]) -> list[str]:
     """None if the server does not answer, or not in time: whoever presses Tab has not asked for an error."""
-    with suppress(FlashQError, OSError), client_of(None, None, timeout_s=_TIMEOUT_S, retries=0) as client:
+    with suppress(FlashQError, OSError), client_of(None, None, **_IMPATIENT) as client:
         return ask(client)
     return []
 

@@ -87,7 +87,6 @@ def consume(
                 printed = printer.printed(lines)
                 with interrupt_held():
                     out.write(printed)
-                    out.flush()
                     commits.reach(printer.next_offset)
                 commits.commit_if_due(is_end=printer.next_offset == reader.high_water_mark)
                 if printer.is_done:

@@ -17,6 +17,7 @@ from flashq.errors import InvalidParameter, PreconditionFailed
 
 if TYPE_CHECKING:
     from flashq import Client
+    from flashq.cli.stdout import Out
 
 EXPORT_EPILOG = (
     "Example: flashq export orders --file orders.ndjson\n\n"
@@ -81,7 +82,7 @@ class _Exported(NamedTuple):
         return {"first_offset": self.first_offset, "last_offset": self.next_offset - 1}
 
 
-def _write_records(client: Client, topic: str, out: BinaryIO) -> _Exported:
+def _write_records(client: Client, topic: str, out: Out) -> _Exported:
     """The bar shows bytes of the log: how long the lines will be is not known before."""
     from flashq.cli.printing import last_offset, record_offset
 
@@ -106,7 +107,7 @@ def _new_file(path: str, *, overwrite: bool) -> Iterator[BinaryIO]:
 
     if not overwrite and os.path.lexists(path):
         raise InvalidParameter(f"{path} is there already. Nothing was written", hint="--overwrite replaces it")
-    unfinished = f"{path}.unfinished"
+    unfinished = f"{path}.{os.getpid()}.unfinished"
     try:
         file = open(unfinished, "wb")  # noqa: SIM115  closed below
     except OSError as error:

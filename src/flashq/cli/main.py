@@ -71,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     An error on purpose is one line on standard error, and a line of advice where there is some. Only a mistake
     of ours shows a traceback.
     """
+    if sys.stdout is None or sys.stderr is None:  # a connection would get their descriptors, and what we print
+        _complain("standard output or standard error is closed. Nothing was done", "redirect it, say to /dev/null")
+        return exit_codes.USAGE
     prepare()
     try:
         app(arguments, prog_name="flashq")
@@ -103,9 +106,11 @@ def _told(error: OSError) -> str:
 
 
 def _complain(message: str, hint: object) -> None:
+    if sys.stderr is None:
+        return  # the exit code still says it
     try:
         print(f"flashq: {one_line(message)}", file=sys.stderr)
         if hint:
             print(f"hint: {one_line(str(hint))}", file=sys.stderr)
     except OSError:
-        pass  # nobody is reading; the exit code still says it
+        pass  # nobody is reading

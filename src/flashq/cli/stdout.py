@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import BinaryIO
+from typing import Protocol
 
 import typer
 
@@ -16,34 +16,38 @@ from flashq.cli import exit_codes
 from flashq.errors import FlashQError
 
 
+class Out(Protocol):
+    """What bytes go to: a file, or standard output."""
+
+    def write(self, data: bytes, /) -> object:
+        """All of it, before this returns."""
+
+
+class _StandardOutput:
+    """Without Python's buffer: what is not written yet when a command ends would be tried once more at its exit."""
+
+    def write(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:  # a signal can end a call in the middle
+            left = left[os.write(sys.stdout.fileno(), left) :]
+
+
 @contextmanager
-def bytes_out() -> Iterator[BinaryIO]:
+def bytes_out() -> Iterator[Out]:
     """Standard output. A reader that goes away (`| head`) ends the command well: it has what it wanted."""
     try:
         with named("standard output"):
-            yield sys.stdout.buffer
-            sys.stdout.buffer.flush()
+            yield _StandardOutput()
     except BrokenPipeError:
-        _forget_the_rest()
         raise typer.Exit(exit_codes.OK) from None
-    except OSError as error:
-        if not isinstance(error, FlashQError):
-            _forget_the_rest()
-        raise
-
-
-def _forget_the_rest() -> None:
-    """Python flushes once more when it exits, and would complain."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
 
 
 @contextmanager
 def interrupt_held() -> Iterator[None]:
     """Ctrl-C raises `KeyboardInterrupt` at the end of the block; a second one at once, should the block hang.
 
-    For the main thread. What is written and what is noted about it stay together so.
+    For the main thread. What is written and what is noted about it stay together: the first Ctrl-C, while a full pipe
+    blocks the block, waits for the reader of the pipe.
     """
     is_interrupted = False
     usual = signal.getsignal(signal.SIGINT)

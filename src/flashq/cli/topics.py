@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +14,6 @@ from flashq.settings import SETTINGS, NotAllowedError
 
 if TYPE_CHECKING:
     from flashq.api.schemas import Topic, TopicSummary
-    from flashq.broker.flashq import TopicChanges
 
 topics = typer.Typer(help="List, create, describe, set and delete topics.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -68,7 +67,7 @@ def create(
     changes = _changes(retention_ms, retention_bytes, segment_bytes)
     with client_of(server, ca_file) as client:
         created = client.create_topic(topic, **changes)
-        forever: TopicChanges = {name: None for name, value in changes.items() if value is None}  # type: ignore[assignment]
+        forever: dict[str, Any] = {name: None for name, value in changes.items() if value is None}
         if created and forever:  # for create_topic, None is what the server has
             client.configure_topic(topic, **forever)
     if not created and not if_not_exists:
@@ -131,11 +130,10 @@ def delete(
         print_line(f"deleted {topic} with {counted(records)}")
 
 
-def _changes(retention_ms: str | None, retention_bytes: str | None, segment_bytes: str | None) -> TopicChanges:
+def _changes(retention_ms: str | None, retention_bytes: str | None, segment_bytes: str | None) -> dict[str, Any]:
     """What was given, parsed as the server's settings of these names are. Raises `InvalidParameter`."""
     given = {"retention_ms": retention_ms, "retention_bytes": retention_bytes, "segment_bytes": segment_bytes}
-    changes: TopicChanges = {name: _parsed(name, text) for name, text in given.items() if text is not None}  # type: ignore[assignment]
-    return changes
+    return {name: _parsed(name, text) for name, text in given.items() if text is not None}
 
 
 def _parsed(name: str, text: str) -> object:
