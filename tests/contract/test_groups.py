@@ -106,7 +106,9 @@ def test_a_group_and_a_topic_have_to_be_there(flashq: FlashQ, group: str) -> Non
     assert flashq.topics() == ["t"]
 
 
-def test_a_group_whose_records_were_removed_is_told_so(flashq: FlashQ, group: str, clock: Clock) -> None:
+def test_a_group_whose_records_were_removed_is_told_so(
+    flashq: FlashQ, group: str, clock: Clock, own_retention: None
+) -> None:
     flashq.commit_offset(group, "t", 0)
     flashq.log("t").configure(TopicConfig(retention_ms=0))
     clock.ms += 1
@@ -117,7 +119,9 @@ def test_a_group_whose_records_were_removed_is_told_so(flashq: FlashQ, group: st
     assert list(flashq.poll_records_for_consumer_group(group, "t")) == []
 
 
-def test_a_group_that_has_never_committed_begins_at_the_log_start(flashq: FlashQ, group: str, clock: Clock) -> None:
+def test_a_group_that_has_never_committed_begins_at_the_log_start(
+    flashq: FlashQ, group: str, clock: Clock, own_retention: None
+) -> None:
     assert flashq.poll_records_for_consumer_group(group, "t")[0].offset == 0
     flashq.log("t").configure(TopicConfig(retention_ms=0))
     clock.ms += 1

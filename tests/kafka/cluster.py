@@ -41,6 +41,8 @@ transaction.state.log.replication.factor=3
 transaction.state.log.num.partitions=1
 transaction.state.log.min.isr=2
 group.initial.rebalance.delay.ms=0
+# A note of 4 KiB, which FlashQ allows, with what FlashQ adds to it.
+offset.metadata.max.bytes=8192
 # Failures are noticed, and retention is applied, in seconds: a test waits for both.
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500

@@ -51,6 +51,8 @@ def decode_range(
 
     records: list[T] = []
     for batch in batches:
+        if batch.base_offset >= stop:
+            break
         try:
             records += decode(batch, keep, max(from_offset - batch.base_offset, 0), stop - batch.base_offset)
         except BadFrame as error:
@@ -61,6 +63,18 @@ def decode_range(
         within = sum(1 for total in accumulate(sizes) if total <= max_bytes)
         return records[: max(within, 1)]
     return records
+
+
+def offset_after(batches: Sequence[Batch], first: int, count: int) -> int:
+    """The offset after the last of `count` records from `first` on; between batches there may be holes."""
+    at = first
+    for batch in batches:
+        at = max(at, batch.base_offset)
+        taken = min(count, batch.next_offset - at)
+        at, count = at + taken, count - taken
+        if count == 0:
+            break
+    return at
 
 
 def content_bytes(key: bytes | None, value: bytes, headers: Headers) -> int:

@@ -151,6 +151,7 @@ class InMemoryConsumerGroup(ConsumerGroup):
         return self._committed.get(log.topic_id)
 
     def commit(self, log: TopicLog, committed: CommittedOffset) -> Append:
+        assert committed.timestamp_ms is not None
         self._committed[log.topic_id] = committed
         return Append(Batch(b"", 1, committed.timestamp_ms, 0), done=True)
 
@@ -162,6 +163,7 @@ class InMemoryBackend(StorageBackend):
     """Topics and groups in dictionaries."""
 
     kind = "memory"
+    conditions = frozenset({"if_next_offset"})
     sync_mode: SyncMode = "never"
 
     def __init__(self) -> None:
@@ -176,8 +178,10 @@ class InMemoryBackend(StorageBackend):
     def groups(self) -> Mapping[str, ConsumerGroup]:
         return self._groups
 
-    def create_topic(self, name: str, config: TopicConfig) -> TopicLog:
-        return self._topics.setdefault(name, InMemoryTopicLog(name, config))
+    def create_topic(self, name: str, config: TopicConfig) -> tuple[TopicLog, bool]:
+        new = InMemoryTopicLog(name, config)
+        log = self._topics.setdefault(name, new)
+        return log, log is new
 
     def delete_topic(self, name: str) -> None:
         self._topics.pop(name).close()

@@ -108,6 +108,10 @@ class _Logs(Collector):
         self._times: dict[tuple[str, int], int | None] = {}  # by topic id and offset: where groups stood last time
 
     def collect(self) -> Iterator[Metric]:
+        try:
+            self._flashq.backend.refresh()
+        except FlashQError:  # what was last heard, then; `flashq_health_problems` tells
+            pass
         logs = [log for log in list(self._flashq.backend.topics.values()) if not isinstance(log, UnreadableTopicLog)]
         problems = len(self._flashq.health().problems)
         yield _gauge("flashq_health_problems", "Problems that /health tells of.", {(): problems})
@@ -116,7 +120,7 @@ class _Logs(Collector):
 
     def _topics(self, logs: list[TopicLog]) -> Iterator[Metric]:
         gauges: tuple[tuple[str, str, dict[tuple[str, ...], float]], ...] = (
-            ("size_bytes", "Bytes stored.", {(log.name,): log.size_bytes for log in logs}),
+            ("size_bytes", "Bytes stored.", _sizes(logs)),
             ("log_start_offset", "The first offset there is.", {(log.name,): log.log_start_offset for log in logs}),
             ("high_water_mark", "The first offset not readable.", {(log.name,): log.high_water_mark for log in logs}),
             ("next_offset", "The offset the next record gets.", {(log.name,): log.next_offset for log in logs}),
@@ -154,12 +158,15 @@ class _Logs(Collector):
 def _stands(group: ConsumerGroup, logs: list[TopicLog]) -> Iterator[tuple[TopicLog, int]]:
     """The topics a group has committed in, and the offsets it reads next."""
     try:
-        for log in logs:
-            committed = group.committed(log)
-            if committed is not None:
-                yield log, committed.offset
+        for log, committed in group.stands(logs):
+            yield log, committed.offset
     except FlashQError:  # the group cannot be read: `flashq_health_problems` counts it
         pass
+
+
+def _sizes(logs: list[TopicLog]) -> dict[tuple[str, ...], float]:
+    """Of the topics whose storage tells."""
+    return {(log.name,): log.size_bytes for log in logs if log.size_bytes is not None}
 
 
 def _appended_ms(log: TopicLog, offset: int) -> int | None:

@@ -11,17 +11,16 @@ from collections.abc import Callable
 from time import perf_counter
 
 from flashq.api.queries import PollQuery, parse_query
-from flashq.api.records import to_record_out
-from flashq.api.schemas import MAX_ANSWER_BYTES, GroupRecords, Records, encode_json
 from flashq.broker.flashq import FlashQ
-from flashq.errors import FlashQError, TopicNotFound
+from flashq.errors import FlashQError
 from flashq.http.handlers.blocking import Blocking, as_flashq_error
 from flashq.http.handlers.ndjson import line, lines_answer, prefers_lines
 from flashq.http.handlers.pieces import PIECE_BYTES, Pieces, end_of_read
+from flashq.http.handlers.poll import Poll, group_start
+from flashq.http.handlers.remote_reads import RemoteRead
 from flashq.http.message import Deferred, Request, Response
 from flashq.http.router import error_response
 from flashq.metrics import Volume
-from flashq.storage.interface import CommittedOffset, TopicLog
 
 _SMALL_BYTES = 4 * PIECE_BYTES
 """Of batches: an answer from no more than these is made at once; a larger one in lines is streamed."""
@@ -39,74 +38,34 @@ class ReadHandler:
     def poll_records(self, request: Request, topic: str) -> Response | Deferred:
         """Records from an offset or a time on; with `timeout_ms`, waits for the first."""
         query = parse_query(request.query, PollQuery)
-        log = self._flashq.log(topic)
-        return self._poll(_Poll(self._flashq, log, query, query.from_offset or 0, None, self._read), request)
+
+        def poll() -> Poll:
+            log = self._flashq.log(topic)
+            return Poll(self._flashq, log, query, query.from_offset or 0, None, self._read)
+
+        return self._begin(poll, request)
 
     def poll_group(self, request: Request, group: str, topic: str) -> Response | Deferred:
         """The same from the group's committed offset on, which stays; from the log start before its first commit."""
         query = parse_query(request.query, PollQuery)
-        found, log = self._flashq.group(group), self._flashq.log(topic)
-        start, committed_offset = group_start(found.committed(log), log)
-        if query.from_offset is not None:
-            start = query.from_offset
-        return self._poll(_Poll(self._flashq, log, query, start, committed_offset, self._read), request)
 
-    def _poll(self, poll: _Poll, request: Request) -> Response | Deferred:
+        def poll() -> Poll:
+            found, log = self._flashq.group(group), self._flashq.log(topic)
+            start, committed_offset = group_start(found.committed(log), log)
+            if query.from_offset is not None:
+                start = query.from_offset
+            return Poll(self._flashq, log, query, start, committed_offset, self._read)
+
+        return self._begin(poll, request)
+
+    def _begin(self, find: Callable[[], Poll], request: Request) -> Response | Deferred:
         in_lines = prefers_lines(request.header(b"accept"))
+        if self._blocking.is_remote:
+            return RemoteRead(find, request, self._loop, self._blocking, in_lines=in_lines).begin()
+        poll = find()
         if in_lines or poll.query.from_time is not None or poll.is_to_wait:
             return _Later(poll, request, self._loop, self._blocking, in_lines=in_lines).begin()
         return Response(200, poll.answer())
-
-
-def group_start(committed: CommittedOffset | None, log: TopicLog) -> tuple[int, int]:
-    """Where a group begins to read, and the committed offset it is shown: 0 before the first commit."""
-    return (log.log_start_offset, 0) if committed is None else (committed.offset, committed.offset)
-
-
-class _Poll:
-    """One read, as asked for, from offset `at`."""
-
-    __slots__ = ("at", "committed_offset", "flashq", "log", "query", "read")
-
-    def __init__(
-        self, flashq: FlashQ, log: TopicLog, query: PollQuery, at: int, committed_offset: int | None, read: Volume
-    ) -> None:
-        self.flashq = flashq
-        self.log = log
-        self.query = query
-        self.at = at
-        self.committed_offset = committed_offset
-        self.read = read
-
-    @property
-    def is_to_wait(self) -> bool:
-        return bool(self.query.timeout_ms) and self.at >= self.log.high_water_mark
-
-    def check_there(self) -> None:
-        """Raises `TopicNotFound` once the topic has been deleted; another of its name is not what was asked for."""
-        if self.flashq.log(self.log.name) is not self.log:
-            raise TopicNotFound(f"topic {self.log.name} has been deleted", topic=self.log.name)
-
-    def answer(self) -> bytes:
-        """The records there are, as JSON."""
-        query = self.query
-        polled = self.flashq.read(
-            self.log,
-            self.at,
-            to_record_out,
-            max_records=query.max_records,
-            max_bytes=min(query.max_bytes, MAX_ANSWER_BYTES),
-        )
-        if not query.include_headers:
-            for record in polled:
-                record.headers = None
-        facts = (polled, polled.next_offset, polled.high_water_mark, polled.lag, polled.log_start_offset)
-        if self.committed_offset is None:
-            body = encode_json(Records(*facts))
-        else:
-            body = encode_json(GroupRecords(*facts, self.committed_offset))
-        self.read.add(len(polled), len(body))
-        return body
 
 
 class _Later:
@@ -115,7 +74,7 @@ class _Later:
     __slots__ = ("_blocking", "_cancel", "_hurried", "_in_lines", "_loop", "_poll", "_request", "_timer", "deferred")
 
     def __init__(
-        self, poll: _Poll, request: Request, loop: AbstractEventLoop, blocking: Blocking, *, in_lines: bool
+        self, poll: Poll, request: Request, loop: AbstractEventLoop, blocking: Blocking, *, in_lines: bool
     ) -> None:
         self.deferred = Deferred(on_abandon=self._stop, on_drain=self._hurry)
         self._poll = poll
@@ -194,7 +153,7 @@ class _Later:
         del batches
         if end >= stop and frame_bytes <= min(_SMALL_BYTES, query.max_bytes):
             self._send_lines(max(stop, poll.at), is_small=True)
-        elif query.max_bytes >= poll.log.size_bytes:
+        elif poll.log.size_bytes is not None and query.max_bytes >= poll.log.size_bytes:
             self._send_lines(stop, is_small=False)
         else:
             self._blocking.run(

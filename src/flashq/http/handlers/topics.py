@@ -23,11 +23,14 @@ class TopicHandlers:
         self._flashq = flashq
         self._blocking = blocking
 
-    def list_topics(self, request: Request) -> Response:
+    def list_topics(self, request: Request) -> Response | Deferred:
         """All topics by name."""
         parse_query(request.query, NoQuery)
-        logs = sorted(self._flashq.backend.topics.values(), key=lambda log: log.name)
-        return Response(200, encode_json(Topics([_summary(log) for log in logs])))
+        return self._blocking.look_up(
+            request,
+            self._flashq.logs,
+            lambda logs: Response(200, encode_json(Topics([_summary(log) for log in logs]))),
+        )
 
     def put_topic(self, request: Request, topic: str) -> Deferred:
         """Create a topic (201), or change how it is kept (200); without a body, nothing is changed."""
@@ -40,17 +43,18 @@ class TopicHandlers:
 
         return self._blocking.answer(request, lambda: self._flashq.put_topic(topic, **changes), respond)
 
-    def get_topic(self, request: Request, topic: str) -> Response:
+    def get_topic(self, request: Request, topic: str) -> Response | Deferred:
         """A topic described."""
         parse_query(request.query, NoQuery)
-        return Response(200, _described(self._flashq.log(topic)))
+        return self._blocking.look_up(
+            request, lambda: self._flashq.log_as_it_is(topic), lambda log: Response(200, _described(log))
+        )
 
     def delete_topic(self, request: Request, topic: str) -> Deferred:
         """Delete a topic and what groups have committed in it; who waits for its records is told."""
         parse_query(request.query, NoQuery)
-        log = self._flashq.log(topic)
 
-        def respond(_: None) -> Response:
+        def respond(log: TopicLog) -> Response:
             self._flashq.waiters.notify(log)
             return Response(204)
 

@@ -107,6 +107,7 @@ class FileConsumerGroup(ConsumerGroup):
 
     def commit(self, log: TopicLog, committed: CommittedOffset) -> Append:
         self._check(log)
+        assert committed.timestamp_ms is not None
         return self._append(
             log.topic_id, Commit(log.name, committed.offset, committed.timestamp_ms, committed.metadata)
         )
