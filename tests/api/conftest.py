@@ -9,8 +9,11 @@ import pytest
 from tests.server.running import Process, serving
 
 
-@pytest.fixture(scope="session", params=["file", "memory"])
+@pytest.fixture(scope="session", params=["file", "memory", pytest.param("kafka", marks=pytest.mark.kafka)])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     data_dir = tmp_path_factory.mktemp("served") / "data"
-    with serving(data_dir, "--storage", request.param) as running:
+    more: list[str] = []
+    if request.param == "kafka":
+        more = ["--kafka-bootstrap", request.getfixturevalue("cluster").bootstrap]
+    with serving(data_dir, "--storage", request.param, *more) as running:
         yield running

@@ -254,11 +254,8 @@ class FlashQ:
                 continue
             return log, False
 
-    def delete_topic(self, topic: str) -> TopicLog:
-        """Delete a topic and what groups have committed in it, for good, durably; the log it was.
-
-        Raises `TopicNotFound`.
-        """
+    def delete_topic(self, topic: str) -> None:
+        """Delete a topic and what groups have committed in it, for good, durably. Raises `TopicNotFound`."""
         with self._changing:
             log = self.log(topic)
             try:
@@ -267,7 +264,6 @@ class FlashQ:
                 raise _no_topic(topic) from None
         for group in list(self.backend.groups.values()):
             group.forget(log)
-        return log
 
     def high_water_mark(self, topic: str) -> int:
         """The first offset of a topic that readers may not yet see; 0 in an empty topic. Raises `TopicNotFound`."""

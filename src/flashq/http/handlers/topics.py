@@ -54,11 +54,16 @@ class TopicHandlers:
         """Delete a topic and what groups have committed in it; who waits for its records is told."""
         parse_query(request.query, NoQuery)
 
+        def delete() -> TopicLog:
+            log = self._flashq.log(topic)
+            self._flashq.delete_topic(topic)
+            return log
+
         def respond(log: TopicLog) -> Response:
             self._flashq.waiters.notify(log)
             return Response(204)
 
-        return self._blocking.answer(request, lambda: self._flashq.delete_topic(topic), respond)
+        return self._blocking.answer(request, delete, respond)
 
 
 def _changes(body: ConfigureTopic) -> TopicChanges:
