@@ -65,6 +65,7 @@ EXIT_CODES: Final[Mapping[str, int]] = {
     "forbidden": NO_SERVER,
     "body_too_large": USAGE,
     "record_refused": REFUSED,
+    "not_migrated": UNREADABLE,
 }
 
 _BIND_ERRORS: Final = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})

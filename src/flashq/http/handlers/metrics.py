@@ -136,6 +136,8 @@ class _Logs(Collector):
             for log, offset in _stands(group, logs):
                 lag = max(log.high_water_mark - offset, 0)
                 records[group.name, log.name] = lag
+                if self._flashq.backend.is_remote:  # a record of each topic would have to be fetched
+                    continue
                 age = self._age_s(log, offset, times) if lag else 0.0
                 if age is not None:
                     seconds[group.name, log.name] = age

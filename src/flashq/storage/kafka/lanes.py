@@ -165,7 +165,7 @@ class _Lane:
         for append in appends:
             append.error = _too_large(log, append)
             if append.error is None:
-                sent.append(_Sent(append, log.timestamp_for(append.batch)))
+                sent.append(_Sent(append, log.not_before(append.batch)))
         try:
             for each in sent:
                 each.produce(producer, log.name)
@@ -185,9 +185,9 @@ class _Sent:
 
     __slots__ = ("append", "failed", "first", "is_fatal", "last", "timestamp_ms")
 
-    def __init__(self, append: Append, timestamp_ms: int) -> None:
+    def __init__(self, append: Append, not_before_ms: int) -> None:
         self.append = append
-        self.timestamp_ms = timestamp_ms
+        self.timestamp_ms = not_before_ms
         self.first: int | None = None
         self.last: int | None = None
         self.failed: FlashQError | KafkaError | None = None
@@ -195,14 +195,14 @@ class _Sent:
 
     def produce(self, producer: Producer, topic: str) -> None:
         rows = rows_of(self.append.batch)
-        produce, timestamp_ms, end = producer.produce, self.timestamp_ms, len(rows) - 1
-        for at, (key, value, headers) in enumerate(rows):
+        produce, not_before_ms, end = producer.produce, self.timestamp_ms, len(rows) - 1
+        for at, (timestamp_ms, key, value, headers) in enumerate(rows):
             told: dict[str, Any] = {"headers": headers} if headers else {}
             if at == 0:
                 told["on_delivery"] = self._first_done
             elif at == end:
                 told["on_delivery"] = self._last_done
-            produce(topic, value, key, partition=0, timestamp=timestamp_ms, **told)
+            produce(topic, value, key, partition=0, timestamp=max(timestamp_ms, not_before_ms), **told)
 
     def settle(self, log: KafkaTopicLog) -> None:
         append, batch = self.append, self.append.batch

@@ -21,7 +21,8 @@ RUN_BYTES = 64 * 1024
 _POST = Struct(f">{KEY_HASH_BYTES}sI")
 _RECORD_BYTES = 16  # about what a record takes beside its content
 
-ToSend = tuple[bytes | None, bytes, list[tuple[str, bytes]]]
+ToSend = tuple[int, bytes | None, bytes, list[tuple[str, bytes]]]
+"""Timestamp (Unix ms), key, value, headers."""
 
 
 def rows_of(batch: Batch) -> list[ToSend]:
@@ -29,13 +30,13 @@ def rows_of(batch: Batch) -> list[ToSend]:
     rows = decode(batch, _row)
     key_hash = batch.key_hash
     if key_hash is not None:
-        key, value, headers = rows[0]
-        rows[0] = key, value, [*headers, (POST_HEADER, _POST.pack(key_hash, batch.count))]
+        timestamp_ms, key, value, headers = rows[0]
+        rows[0] = timestamp_ms, key, value, [*headers, (POST_HEADER, _POST.pack(key_hash, batch.count))]
     return rows
 
 
 def _row(offset: int, timestamp_ms: int, key: bytes | None, value: bytes, headers: dict[str, bytes] | None) -> ToSend:
-    return key, value, list(headers.items()) if headers else []
+    return timestamp_ms, key, value, list(headers.items()) if headers else []
 
 
 class Runs:

@@ -146,10 +146,11 @@ class KafkaTopicLog(TopicLog):
         lanes.submit(self, append)
         return append
 
-    def timestamp_for(self, batch: Batch) -> int:
-        """The time a batch is stamped with: its own, moved up if the clock of this process went back."""
-        self._last_timestamp_ms = max(self._last_timestamp_ms, batch.timestamp_ms)
-        return self._last_timestamp_ms
+    def not_before(self, batch: Batch) -> int:
+        """The time to which older records of a batch are moved up: the clock of this process may have gone back."""
+        last = self._last_timestamp_ms
+        self._last_timestamp_ms = max(last, batch.timestamp_ms)
+        return last
 
     def settled(self, appends: Sequence[Append]) -> None:
         """These appends have an offset or an error; told before whoever waits for them is."""
