@@ -18,7 +18,7 @@ from flashq.logging import get_logger
 from flashq.storage.backend import Deliver, Health, StorageBackend
 from flashq.storage.interface import ConsumerGroup, SyncMode, TopicConfig, TopicLog
 from flashq.storage.kafka.cache import Cache
-from flashq.storage.kafka.cluster import INTERNAL, TIMEOUT_S, Cluster, Found
+from flashq.storage.kafka.cluster import INTERNAL, PROPAGATION_S, TIMEOUT_S, Cluster, Found
 from flashq.storage.kafka.config import KafkaConfig
 from flashq.storage.kafka.consumer_group import KafkaConsumerGroup
 from flashq.storage.kafka.follower import Follower
@@ -98,12 +98,14 @@ class KafkaBackend(StorageBackend):
 
     def refresh(self) -> None:
         self._check_open()
+        asked = time.monotonic()
         found = self.cluster.describe(self.cluster.topic_names())
         bounds = self.cluster.all_bounds(found)
         groups = self.cluster.group_names()
         with self._changing:
-            for name in [name for name in self._topics if name not in bounds]:
-                self._drop(self._topics[name])
+            for log in [log for name, log in self._topics.items() if name not in bounds]:
+                if log.found_at + PROPAGATION_S < asked:  # else the broker asked may not have heard of it
+                    self._drop(log)
             for name in bounds:
                 self._take(found[name], bounds[name])
             self._groups = {name: self._groups.get(name) or KafkaConsumerGroup(name, self.cluster) for name in groups}
@@ -154,6 +156,8 @@ class KafkaBackend(StorageBackend):
         except TopicNotFound:
             self._gone(log)
             raise KeyError(name) from None
+        with self._changing:
+            self._deleted[log.topic_id] = time.monotonic()
         self._gone(log)
 
     def create_group(self, name: str) -> ConsumerGroup:
@@ -209,7 +213,6 @@ class KafkaBackend(StorageBackend):
 
     def _gone(self, log: TopicLog) -> None:
         with self._changing:
-            self._deleted[log.topic_id] = time.monotonic()
             if self._topics.get(log.name) is log:
                 self._drop(self._topics[log.name])
 
@@ -221,18 +224,25 @@ class KafkaBackend(StorageBackend):
         """Every few seconds: what others have made and deleted, and whether the cluster is well."""
         while not self._stop.wait(interval_s):
             try:
-                self.refresh()
-                health = Health()
-            except StorageUnavailable as error:
-                health = Health("failed", [error.message])
-            except FlashQError as error:
-                health = Health("degraded", [error.message])
+                health = self._look_once()
             except Exception as error:
                 logger.error("internal_error", exc_info=error)
                 continue
             if health.status != self._health.status:
                 logger.warning("kafka_health", status=health.status, problems=health.problems)
             self._health = health
+
+    def _look_once(self) -> Health:
+        """Failed where no broker answers; degraded where some do and something cannot be told."""
+        try:
+            self.cluster.topic_names()
+        except StorageUnavailable as error:
+            return Health("failed", [error.message])
+        try:
+            self.refresh()
+        except FlashQError as error:
+            return Health("degraded", [error.message])
+        return Health()
 
     def _check_open(self) -> None:
         if self._stop.is_set():

@@ -33,14 +33,15 @@ from confluent_kafka.admin import (
 from flashq.errors import ConfigurationError, InvalidParameter, StorageUnavailable, TopicNotFound
 from flashq.storage.interface import DEFAULT_SEGMENT_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, TopicConfig
 from flashq.storage.kafka.config import MAX_BATCH_BYTES, KafkaConfig
-from flashq.storage.kafka.errors import LEADER_CHANGES, NO_SUCH_TOPIC, refusal
+from flashq.storage.kafka.errors import LEADER_CHANGES, NO_SUCH_TOPIC, refusal, refused
 
 T = TypeVar("T")
 TIMEOUT_S = 10.0
 GROUPS_TOPIC = "__flashq_groups"
 """A group that has been made and has committed nowhere yet has an offset in this topic, which stays empty."""
 INTERNAL = frozenset({GROUPS_TOPIC, "__consumer_offsets", "__transaction_state", "__share_group_state"})
-_PROPAGATION_S = 5.0
+PROPAGATION_S = 5.0
+"""In which every broker has heard of a new topic."""
 _FOR_EVER = str((1 << 63) - 1)
 
 
@@ -194,7 +195,7 @@ class Cluster:
     def group_names(self) -> list[str]:
         told = self._wait(self._admin.list_consumer_groups(request_timeout=TIMEOUT_S), "groups cannot be listed")
         if told.errors:
-            raise refusal(told.errors[0], "groups cannot be listed")
+            raise refused(told.errors[0], "not all groups can be listed")
         return sorted(each.group_id for each in told.valid)
 
     def has_group(self, name: str) -> bool:
@@ -283,12 +284,12 @@ class Cluster:
             try:
                 return ask()
             except KafkaException as error:
-                refused = refusal(error, what, topic=topic)
+                no = refusal(error, what, topic=topic)
                 now = time.monotonic()
-                is_new = self._seen.get(topic, ("", 0.0))[1] + _PROPAGATION_S > now
-                passes = error.args[0].code() in LEADER_CHANGES or (is_new and isinstance(refused, TopicNotFound))
+                is_new = self._seen.get(topic, ("", 0.0))[1] + PROPAGATION_S > now
+                passes = error.args[0].code() in LEADER_CHANGES or (is_new and isinstance(no, TopicNotFound))
                 if now > deadline or not passes:
-                    raise refused from error
+                    raise no from error
             time.sleep(0.02)
 
     def _wait(self, told: Future[T], what: str, topic: str | None = None) -> T:

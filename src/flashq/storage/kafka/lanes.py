@@ -21,7 +21,7 @@ from flashq.errors import Closed, FlashQError, NotConfirmed, StorageUnavailable,
 from flashq.logging import get_logger
 from flashq.storage.interface import Append
 from flashq.storage.kafka.errors import refused
-from flashq.storage.kafka.runs import rows_of
+from flashq.storage.kafka.runs import ToSend, rows_of
 
 if TYPE_CHECKING:
     from flashq.storage.kafka.topic_log import KafkaTopicLog
@@ -163,9 +163,11 @@ class _Lane:
         producer = self._producer
         sent: list[_Sent] = []
         for append in appends:
-            append.error = _too_large(log, append)
-            if append.error is None:
-                sent.append(_Sent(append, log.not_before(append.batch)))
+            try:
+                _check_size(log, append)
+                sent.append(_Sent(append, rows_of(append.batch), log.not_before(append.batch)))
+            except FlashQError as error:
+                append.error = error
         try:
             for each in sent:
                 each.produce(producer, log.name)
@@ -183,10 +185,11 @@ class _Lane:
 class _Sent:
     """One append on its way, and what became of its first and last record."""
 
-    __slots__ = ("append", "failed", "first", "is_fatal", "last", "timestamp_ms")
+    __slots__ = ("append", "failed", "first", "is_fatal", "last", "rows", "timestamp_ms")
 
-    def __init__(self, append: Append, not_before_ms: int) -> None:
+    def __init__(self, append: Append, rows: list[ToSend], not_before_ms: int) -> None:
         self.append = append
+        self.rows = rows
         self.timestamp_ms = not_before_ms
         self.first: int | None = None
         self.last: int | None = None
@@ -194,7 +197,7 @@ class _Sent:
         self.is_fatal = False
 
     def produce(self, producer: Producer, topic: str) -> None:
-        rows = rows_of(self.append.batch)
+        rows, self.rows = self.rows, []
         produce, not_before_ms, end = producer.produce, self.timestamp_ms, len(rows) - 1
         for at, (timestamp_ms, key, value, headers) in enumerate(rows):
             told: dict[str, Any] = {"headers": headers} if headers else {}
@@ -238,11 +241,11 @@ class _Sent:
         self.failed = self.failed or error
 
 
-def _too_large(log: KafkaTopicLog, append: Append) -> ValidationError | None:
+def _check_size(log: KafkaTopicLog, append: Append) -> None:
     size = len(append.batch.frame)
     if size <= log.max_batch_bytes:
-        return None
-    return ValidationError(
+        return
+    raise ValidationError(
         f"the records of the post have {size} bytes together; topic {log.name} takes {log.max_batch_bytes} "
         "(its max.message.bytes). Nothing was stored; post fewer at once",
         field="records",

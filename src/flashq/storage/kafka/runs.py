@@ -15,6 +15,7 @@ from struct import Struct
 from confluent_kafka import Message
 
 from flashq.batch import KEY_HASH_BYTES, Batch, Stored, decode, encode_stored
+from flashq.errors import ValidationError
 
 POST_HEADER = "flashq-post"
 RUN_BYTES = 64 * 1024
@@ -26,8 +27,12 @@ ToSend = tuple[int, bytes | None, bytes, list[tuple[str, bytes]]]
 
 
 def rows_of(batch: Batch) -> list[ToSend]:
-    """The records of a post as they are sent."""
+    """The records of a post as they are sent. Raises `ValidationError` for what a Kafka client cannot send."""
     rows = decode(batch, _row)
+    if any("\0" in name for _, _, _, headers in rows if headers for name, _ in headers):
+        raise ValidationError(
+            "a header name has a NUL character, which Kafka's clients cannot send. Nothing was stored", field="headers"
+        )
     key_hash = batch.key_hash
     if key_hash is not None:
         timestamp_ms, key, value, headers = rows[0]

@@ -54,6 +54,7 @@ class KafkaTopicLog(TopicLog):
         self.name = found.name
         self.topic_id = found.topic_id
         self.durability = durability
+        self.found_at = time.monotonic()
         self._parts = parts
         self._lock = threading.Lock()
         self._start, self._end = bounds
