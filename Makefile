@@ -9,7 +9,7 @@ CLIENT_TESTS := tests/clients/node
 WORKERS := 2
 NO_KAFKA := Java or Maven is missing: the tests on Apache Kafka are skipped
 
-.PHONY: serve test test-kafka clients check format crash crash-kafka bench lock clean
+.PHONY: serve test test-kafka clients check format crash crash-kafka bench bench-kafka lock clean
 .DEFAULT_GOAL := test
 
 $(READY): requirements.lock pyproject.toml
@@ -57,6 +57,9 @@ format: $(READY)
 
 bench: $(READY)  ## ratios against the limits of this machine
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-kafka: $(READY)  ## posts and polls on a Kafka cluster against Kafka's own performance tools
+	$(BIN)/python -m benchmarks.kafka $(ARGS)
 
 lock:  ## resolve the newest allowed versions into requirements.lock
 	$(PYTHON) -m venv $(VENV)

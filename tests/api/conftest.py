@@ -12,8 +12,6 @@ from tests.server.running import Process, serving
 NOT_ON_KAFKA: Final = {
     "test_a_large_answer_in_lines_stops_at_max_bytes_or_max_records": "lines from Kafka are not streamed",
     "test_unicode_passes_unchanged": "Kafka's clients cannot send NUL in a header's name",
-    "test_is_taken_and_comes_back_the_same": "Kafka's clients cannot send NUL in a header's name",
-    "test_is_a_name": "Kafka's names have at most 249 characters",
     "test_pipelined_posts_with_and_without_keys_keep_their_order": "a post with a key asks the cluster first",
     "test_one_of_many_conditional_posts_wins": "Kafka has no append on a condition",
     "test_put_creates_a_topic_and_describes_it": "Kafka does not tell sizes, and its posts are replicated",

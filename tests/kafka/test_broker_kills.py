@@ -23,7 +23,7 @@ def kill_leaders(cluster: Cluster, directory: Path, kills: int) -> None:
                 kill_leader(cluster, topic, down_s=1.0)
 
         outcome = under_load(server, topic, directory, meanwhile)
-    print(f"{kills} leaders killed: {outcome}")
+        print(f"{kills} leaders killed: {outcome}")
     assert outcome.violations == []
     assert outcome.posts["acknowledged"] > 20 * kills
 
@@ -56,8 +56,8 @@ def test_with_two_of_three_brokers_down_posts_are_refused_and_nothing_is_lost_or
             time.sleep(2)
 
         outcome = under_load(server, "two-down", tmp_path, meanwhile)
+        print(f"two of three down: {outcome}")
         health = server.ask("GET", "/health").json()
-    print(f"two of three down: {outcome}")
     assert outcome.violations == []
     assert outcome.statuses[503] > 0
     assert health["status"] == "healthy"
