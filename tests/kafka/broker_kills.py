@@ -27,12 +27,16 @@ class Outcome:
     """What a run came to."""
 
     posts: Counter[str]
-    statuses: Counter[int]
+    statuses: Counter[int | None]
+    reads_refused: int
     records: int
     violations: list[Violation]
 
     def __str__(self) -> str:
-        return f"{dict(self.posts)}, refused with {dict(self.statuses)}, {self.records} records, {self.violations[:10]}"
+        return (
+            f"posts {dict(self.posts)}, refused with {dict(self.statuses)}, {self.reads_refused} reads refused, "
+            f"{self.records} records, {len(self.violations)} violations {self.violations[:10]}"
+        )
 
 
 def under_load(server: Process, topic: str, directory: Path, meanwhile: Callable[[], None]) -> Outcome:
@@ -46,10 +50,13 @@ def under_load(server: Process, topic: str, directory: Path, meanwhile: Callable
             _end(load)
         stored = _read_back(server, topic, history)
     finished = read_history(path)
+    unanswered = [read for read in finished.reads if read.status == 503]  # no leader: that says nothing of the log
+    finished.reads[:] = [read for read in finished.reads if read.status != 503]
     posts = list(finished.posts.values())
     return Outcome(
         Counter(post.fate for post in posts),
         Counter(post.status for post in posts if post.status not in (None, 200)),
+        len(unanswered),
         len(stored),
         check(finished, stored),
     )
