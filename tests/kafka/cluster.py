@@ -94,7 +94,7 @@ class Cluster:
         except BaseException:
             self.close()
             raise
-        self.admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        self.admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
 
     def __enter__(self) -> Self:
         return self

@@ -191,7 +191,6 @@ class KafkaBackend(StorageBackend):
             log.close("is closed")
         self._parts.follower.close()
         self._parts.readers.close()
-        self.cluster.close()
 
     def _take(self, found: Found, bounds: tuple[int, int]) -> KafkaTopicLog | None:
         """The log of a topic that is there; a new one if it has been made anew. None if it is being deleted."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from confluent_kafka import (
-    Consumer,
     ConsumerGroupState,
     ConsumerGroupTopicPartitions,
+    IsolationLevel,
     KafkaError,
     KafkaException,
     TopicCollection,
@@ -42,6 +42,8 @@ GROUPS_TOPIC = "__flashq_groups"
 INTERNAL = frozenset({GROUPS_TOPIC, "__consumer_offsets", "__transaction_state", "__share_group_state"})
 PROPAGATION_S = 5.0
 """In which every broker has heard of a new topic."""
+_ASK_AGAIN_S = 2.0  # a leader that is gone does not answer; the next one may
+_END = OffsetSpec.latest()
 _FOR_EVER = str((1 << 63) - 1)
 
 
@@ -57,7 +59,7 @@ class Found:
 
 
 class Cluster:
-    """One cluster, through an admin client and a consumer that reads nothing. Any thread may ask."""
+    """One cluster, through an admin client. Any thread may ask."""
 
     def __init__(self, bootstrap: str, config: KafkaConfig, replication_factor: int) -> None:
         self.bootstrap = bootstrap
@@ -66,15 +68,11 @@ class Cluster:
         self._seen: dict[str, tuple[str, float]] = {}  # ids of topics, and when they were first described
         try:
             self._admin = AdminClient({**config.admin(), "error_cb": self._note})
-            self._asker = Consumer(config.consumer(wait_ms=100, ahead_kib=64))
         except KafkaException as error:
             raise ConfigurationError(f"the Kafka settings are not accepted: {error.args[0].str()}") from error
         self.brokers = len(self._metadata().brokers)
         self.replication_factor = min(replication_factor, self.brokers)
         self.min_insync_replicas = self.replication_factor // 2 + 1
-
-    def close(self) -> None:
-        self._asker.close()
 
     # -- topics
 
@@ -154,40 +152,33 @@ class Cluster:
 
     def bounds(self, topic: str) -> tuple[int, int]:
         """The log start offset and the high water mark, as the topic's leader tells them now."""
-        start, end = self._soon(
-            lambda: self._asker.get_watermark_offsets(TopicPartition(topic, 0), timeout=TIMEOUT_S, cached=False),
-            f"where topic {topic} begins and ends cannot be told",
-            topic,
-        )
-        return start, end
+        what = f"where topic {topic} begins and ends cannot be told"
+        return self._soon(lambda: (self._offset(topic, OffsetSpec.earliest()), self._offset(topic, _END)), what, topic)
 
     def all_bounds(self, topics: Iterable[str]) -> dict[str, tuple[int, int]]:
-        """`bounds` of many topics at once; without those that are gone."""
+        """`bounds` of many topics at once; without those that are gone, or have no leader now."""
         partitions = [TopicPartition(topic, 0) for topic in topics]
         if not partitions:
             return {}
-        starts = self._admin.list_offsets(
-            {each: OffsetSpec.earliest() for each in partitions}, request_timeout=TIMEOUT_S
-        )
-        ends = self._admin.list_offsets({each: OffsetSpec.latest() for each in partitions}, request_timeout=TIMEOUT_S)
+        starts = self._ask_offsets({each: OffsetSpec.earliest() for each in partitions})
+        ends = self._ask_offsets(dict.fromkeys(partitions, _END))
         found: dict[str, tuple[int, int]] = {}
         for each in partitions:
             try:
-                found[each.topic] = starts[each].result().offset, ends[each].result().offset
+                bounds = starts[each].result().offset, ends[each].result().offset
             except KafkaException as error:
                 if error.args[0].code() not in NO_SUCH_TOPIC:
                     raise refusal(error, f"where topic {each.topic} ends cannot be told", topic=each.topic) from error
+                continue
+            if min(bounds) >= 0:
+                found[each.topic] = bounds
         return found
 
     def offset_at(self, topic: str, timestamp_ms: int) -> int | None:
         """The first offset whose record has this timestamp or a later one; None if there is none."""
-        wanted = TopicPartition(topic, 0, min(max(timestamp_ms, 0), (1 << 63) - 1))
-        told = self._soon(
-            lambda: self._asker.offsets_for_times([wanted], timeout=TIMEOUT_S),
-            f"topic {topic} cannot be searched by time",
-            topic,
-        )
-        offset: int = told[0].offset
+        wanted = OffsetSpec.for_timestamp(min(max(timestamp_ms, 0), (1 << 63) - 1))
+        what = f"topic {topic} cannot be searched by time"
+        offset = self._soon(lambda: self._offset(topic, wanted, least=-1), what, topic)
         return offset if offset >= 0 else None
 
     # -- groups
@@ -255,6 +246,20 @@ class Cluster:
         return True
 
     # -- asking
+
+    def _offset(self, topic: str, spec: Any, least: int = 0) -> int:
+        partition = TopicPartition(topic, 0)
+        offset: int = self._ask_offsets({partition: spec})[partition].result().offset
+        if offset < least:  # what librdkafka leaves there if the leader it knew did not answer
+            raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
+        return offset
+
+    def _ask_offsets(self, specs: dict[Any, Any]) -> dict[Any, Future[Any]]:
+        """Not by a consumer's `get_watermark_offsets`: that one goes on asking a leader that is gone."""
+        told: dict[Any, Future[Any]] = self._admin.list_offsets(
+            specs, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_ASK_AGAIN_S
+        )
+        return told
 
     def _create(self, new: NewTopic) -> bool:
         told = self._admin.create_topics([new], operation_timeout=TIMEOUT_S, request_timeout=TIMEOUT_S + 1)[new.topic]
