@@ -113,7 +113,7 @@ async def _serve(
     # Not the loop's own handlers: closing the loop brings the default action back, while the last flush is to come.
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
-    flashq.backend.drive_from_loop(loop.call_soon, loop.call_soon_threadsafe)
+    flashq.backend.drive_from_loop(loop)
     executor = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="flashq-blocking")
     metrics, counters = Metrics(), Counters()
     flashq.backend.observe_syncs(metrics.syncs.add)
@@ -137,6 +137,7 @@ async def _serve(
             log.warning("connections_cut_off", after_s=DRAIN_S)
     finally:
         executor.shutdown()
+        flashq.backend.leave_loop()
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # the server is stopping, and a flush must not be cut short
 

@@ -19,6 +19,7 @@ from flashq.storage.file import index as index_file
 from flashq.storage.file import keys as keys_file
 from flashq.storage.file.disk import Disk, OpenFile
 from flashq.storage.file.index import SparseIndex
+from flashq.storage.file.kernel_sync import Ended
 from flashq.storage.file.recovery import Broken, EpochAt, Scan, scan, walk
 
 LOG_SUFFIX = ".log"
@@ -121,6 +122,11 @@ class Segment:
         if self.new_entry:
             self.disk.sync_directory(os.path.dirname(self.path))
             self.new_entry = False
+
+    def begin_sync(self, ended: Ended) -> bool:
+        """`sync` on the event loop (`Disk.begin_sync`). False, and nothing begun, where that cannot be had."""
+        assert self.file is not None
+        return not self.new_entry and self.disk.begin_sync(self.file, ended)
 
     def seal(self, next_offset: int) -> None:
         """Keep the index beside the data and let go of the file. The data must have been synced."""
