@@ -142,7 +142,22 @@ def decode(batch: Batch, make: MakeRecord[T], first: int = 0, stop: int | None =
     A null value, or header value, of another writer's batch reads as empty. The CRC is the caller's to check
     (`check`); here the records' own structure is.
     """
-    return list(decode_each(batch, make, first, stop))
+    try:  # `decode_each` without the generator: a third faster
+        kafka = DefaultRecordBatch(batch.frame)
+        return [
+            make(
+                offset,
+                record.timestamp,
+                record.key,
+                record.value or b"",
+                _headers(headers) if (headers := record.headers) else None,
+            )
+            for offset, record in enumerate(islice(kafka, first, stop), batch.base_offset + first)
+        ]
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _undecodable(error) from error
 
 
 def decode_each(batch: Batch, make: MakeRecord[T], first: int = 0, stop: int | None = None) -> Iterator[T]:
@@ -156,12 +171,20 @@ def decode_each(batch: Batch, make: MakeRecord[T], first: int = 0, stop: int | N
                 record.timestamp,
                 record.key,
                 record.value or b"",
-                {name: value or b"" for name, value in record.headers} if record.headers else None,
+                _headers(headers) if (headers := record.headers) else None,
             )
     except MemoryError:
         raise
-    except Exception as error:  # the decompressors of another writer's batch each have errors of their own
-        raise BadFrame(f"records of the batch do not decode: {error}") from error
+    except Exception as error:
+        raise _undecodable(error) from error
+
+
+def _undecodable(error: Exception) -> BadFrame:  # the decompressors of another writer's batch each have their own
+    return BadFrame(f"records of the batch do not decode: {error}")
+
+
+def _headers(headers: list[tuple[str, bytes | None]]) -> dict[str, bytes]:
+    return {name: value or b"" for name, value in headers}
 
 
 def same_records(one: Batch, other: Batch) -> bool:
