@@ -41,10 +41,15 @@ def fill(template: Any, names: dict[str, str]) -> Any:
 
 def compare(step: Step, answer: Answer, names: dict[str, str]) -> None:
     for name, expected in step.answer_headers.items():
+        if expected is None:
+            assert name not in answer.headers, (step.line, name)
+            continue
         assert name in answer.headers
         assert matches(answer.headers[name], expected, names), (step.line, name, answer.headers[name])
     if step.gives is ... or step.gives == b"...":
         assert answer.body
+    elif isinstance(step.gives, re.Pattern):
+        assert step.gives.search(answer.body.decode()), (step.line, answer.body)
     elif isinstance(step.gives, bytes):
         assert answer.body == step.gives, step.line
     elif isinstance(step.gives, list):

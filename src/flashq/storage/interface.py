@@ -97,6 +97,7 @@ class TopicLog(ABC):
     config: TopicConfig
     durability: Literal["fsynced", "written", "memory", "replicated"]  # what a done append has become
     on_advance: Callable[[], None] | None = None  # called after the high water mark has moved
+    unreadable: FlashQError | None = None  # why nothing is known of it: its offsets say nothing, deleting it works
 
     @property
     @abstractmethod
