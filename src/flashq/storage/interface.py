@@ -8,12 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
 
-from flashq.batch import Batch
 from flashq.errors import FlashQError, InvalidParameter, PreconditionFailed
+
+if TYPE_CHECKING:
+    from flashq.batch import Batch
 
 SyncMode = Literal["always", "periodic", "never"]
 SYNC_MODES: tuple[SyncMode, ...] = ("always", "periodic", "never")
