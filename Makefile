@@ -8,7 +8,7 @@ UV_VERSION := 0.13.9
 CLIENT_TESTS := tests/clients/node
 WORKERS := 2
 
-.PHONY: serve test clients check format crash bench lock clean
+.PHONY: serve demo test clients check format crash bench lock clean
 .DEFAULT_GOAL := test
 
 $(READY): requirements.lock pyproject.toml
@@ -21,6 +21,9 @@ $(READY): requirements.lock pyproject.toml
 
 serve: $(READY)  ## a server on 127.0.0.1:8080, records in ./flashq-data (ARGS="--port 9000" for more)
 	@exec $(BIN)/flashq serve --data-dir ./flashq-data $(ARGS)
+
+demo: $(READY)  ## a tour: post, poll, groups, and a crash (ARGS=--quick asks nothing)
+	@$(BIN)/flashq demo $(ARGS)
 
 test: $(READY)  ## every test that fits in five minutes
 	$(BIN)/python -m pytest -m "not crash and not alone" -n $(WORKERS) --dist loadfile $(ARGS)
