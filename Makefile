@@ -7,8 +7,9 @@ UV_VERSION := 0.13.9
 
 CLIENT_TESTS := tests/clients/node
 WORKERS := 2
+FUZZ_SECONDS := 60
 
-.PHONY: serve demo test clients check format crash bench lock clean
+.PHONY: serve demo test clients check format crash fuzz bench lock clean
 .DEFAULT_GOAL := test
 
 $(READY): requirements.lock pyproject.toml
@@ -39,6 +40,11 @@ clients:  ## install the clients some tests talk with: curl, wrk, Node's eventso
 crash: $(READY)  ## kill -9 under load, many rounds for each sync mode
 	$(BIN)/python -m pytest -m crash -s --timeout=3600 $(ARGS)
 
+fuzz: $(READY)  ## mutated input against each target for FUZZ_SECONDS, guided by the branches it takes
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r fuzz/requirements.lock
+	for target in frames requests bodies; do \
+		$(BIN)/python -m fuzz $$target --seconds $(FUZZ_SECONDS) || exit 1; done
+
 check: $(READY)  ## lint, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,6 +63,8 @@ lock:  ## resolve the newest allowed versions into requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--python-version 3.11 --group dev pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--python-version 3.11 --group fuzz --output-file fuzz/requirements.lock
 
 clean:
 	rm -rf $(VENV)

@@ -117,7 +117,7 @@ async def _serve(
     executor = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="flashq-blocking")
     metrics, counters = Metrics(), Counters()
     flashq.backend.observe_syncs(metrics.syncs.add)
-    handlers = _handlers(flashq, loop, executor, metrics, counters)
+    handlers = operation_handlers(flashq, loop, executor, metrics, counters)
     router = Router(handlers, _edge_of(settings, token), metrics)
     limits = Limits(max_body_bytes=settings.max_body_bytes, max_connections=settings.max_connections)
     server = HttpServer(router, limits=limits, render=_protocol_error, on_error=_log_failure, counters=counters)
@@ -142,7 +142,7 @@ async def _serve(
             signal.signal(number, signal.SIG_IGN)  # the server is stopping, and a flush must not be cut short
 
 
-def _handlers(
+def operation_handlers(
     flashq: FlashQ, loop: asyncio.AbstractEventLoop, executor: Executor, metrics: Metrics, counters: Counters
 ) -> dict[str, OperationHandler]:
     """What answers each operation of the contract, by its id."""
