@@ -37,7 +37,7 @@ clients:  ## install the clients some tests talk with: curl, wrk, Node's eventso
 	elif [ -n "$$missing" ]; then echo "not installed:$$missing; tests that need them are skipped"; fi
 	@if command -v npm >/dev/null; then cd $(CLIENT_TESTS) && npm ci --silent --no-audit --no-fund; fi
 
-crash: $(READY)  ## kill -9 under load, many rounds for each sync mode
+crash: $(READY)  ## kills, power cuts and failing disks for an hour (root, loop devices, strace); writes docs/reliability.md
 	$(BIN)/python -m pytest -m crash -s --timeout=3600 $(ARGS)
 
 fuzz: $(READY)  ## mutated input against each target for FUZZ_SECONDS, guided by the branches it takes

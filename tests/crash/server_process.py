@@ -128,13 +128,15 @@ class ServerProcess:
     def kill(self) -> None:
         """SIGKILL, then wait until the process is gone and its descriptors with it."""
         process, self._process = self._running(), None
-        process.kill()
+        for pid in self._server_pids(process.pid):
+            os.kill(pid, signal.SIGKILL)
         process.wait()
 
     def stop(self) -> None:
         """SIGTERM; raises ServerFailedError unless the process ends with status 0 in time."""
         process = self._running()
-        process.send_signal(signal.SIGTERM)
+        for pid in self._server_pids(process.pid):
+            os.kill(pid, signal.SIGTERM)
         try:
             status = process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -150,6 +152,12 @@ class ServerProcess:
 
     def output_tail(self) -> str:
         return self._output.read_text(errors="replace")[-4000:] if self._output.exists() else ""
+
+    def _server_pids(self, pid: int) -> list[int]:
+        """The server itself: a tracer that dies leaves it running, and ends with it."""
+        if self._command[0] != "strace":
+            return [pid]
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
