@@ -122,7 +122,12 @@ class Producer:
                     if is_stored and made[-1].is_keyed and not made[-1].is_conditional and choices.random() < 0.2:
                         self._send_again(connection, made[-1], at=None)
         except ConnectionLostError:
-            self._lose()
+            self.lose()
+
+    def post(self, connection: Connection, post: PostToSend) -> bool:
+        """One post and its answer; whether it was an acknowledgement."""
+        connection.send(self._begin(connection, post))
+        return self._hear(connection)
 
     def retry(self, unknown: list[Post]) -> None:
         """Send again what earlier clients of this run do not know the fate of."""
@@ -132,7 +137,7 @@ class Producer:
                     self.client = post.client
                     self._send_again(connection, make_post(self.target, post.client, post.sequence), post.at)
         except ConnectionLostError:
-            self._lose()
+            self.lose()
 
     def _begin(self, connection: Connection, post: PostToSend) -> bytes:
         at = self.end if post.is_conditional else None
@@ -178,7 +183,8 @@ class Producer:
         self.end = max(self.end, details.get("next_offset", 0))
         return False
 
-    def _lose(self) -> None:
+    def lose(self) -> None:
+        """The connection is gone: nobody knows what became of what was under way."""
         for sequence in self.unanswered:
             self.target.history.post_lost(self.client, sequence)
         self.unanswered.clear()

@@ -6,6 +6,7 @@ Only the process started here is ever signalled, by its own pid. Leaving the con
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
 import signal
@@ -43,6 +44,12 @@ def flashq_command(
     ]
 
 
+def sweeping_often(command: list[str]) -> list[str]:
+    """The same server, with retention at work ten times a second."""
+    often = "import sys; from flashq.broker.retention import RetentionThread as t; t.__init__.__defaults__ = (0.1,); "
+    return [sys.executable, "-c", f"{often}from flashq.cli.main import main; sys.exit(main())", *command[1:]]
+
+
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody listened on a moment ago."""
     with socket.socket() as probe:
@@ -78,6 +85,8 @@ class ServerProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
         self.starts = 0
+        self.status: int | None = None
+        """Of a server that ended by itself or by SIGTERM; negative for a signal."""
         self.start_duration_s = 0.0
         """Of the latest start that came to its end."""
 
@@ -143,6 +152,7 @@ class ServerProcess:
             self.kill()
             raise ServerFailedError(f"still running {STOP_TIMEOUT_S} s after SIGTERM\n{self.output_tail()}") from None
         self._process = None
+        self.status = status
         if status != 0:
             raise ServerFailedError(f"status {status} after SIGTERM\n{self.output_tail()}")
 
@@ -157,7 +167,9 @@ class ServerProcess:
         """The server itself: a tracer that dies leaves it running, and ends with it."""
         if self._command[0] != "strace":
             return [pid]
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        with contextlib.suppress(FileNotFoundError):
+            return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return []
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -171,4 +183,5 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             return
         self._process = None
+        self.status = status
         raise ServerFailedError(f"the server ended by itself with status {status}\n{self.output_tail()}")

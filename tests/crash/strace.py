@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from functools import cache
+from pathlib import Path
 
 CHANGES = ("pwrite64", "fdatasync", "fsync", "ftruncate", "rename", "unlink", "mkdir", "rmdir")
 """The system calls by which storage changes a disk. Creating a file is not among them: a truncate follows each."""
@@ -20,13 +21,13 @@ def why_no_strace() -> str:
     return "" if tried.returncode == 0 else f"strace may not trace here: {tried.stderr.decode()[-100:]}"
 
 
-def injecting(command: list[str], fault: str, *calls: str) -> list[str]:
+def injecting(command: list[str], fault: str, *calls: str, trace: Path = Path(os.devnull)) -> list[str]:
     """The command under strace, with a fault in strace's words (`error=EIO:when=3`) for these system calls.
 
-    Calls are counted by name and by thread.
+    Calls are counted by name and by thread. `trace` gets a line for each; (INJECTED) marks the faults that are errors.
     """
     named = ",".join(calls)
-    return ["strace", "-f", "-qq", "-o", os.devnull, "-e", f"trace={named}", "-e", f"inject={named}:{fault}", *command]
+    return ["strace", "-f", "-qq", "-o", str(trace), "-e", f"trace={named}", "-e", f"inject={named}:{fault}", *command]
 
 
 def without_syncs(command: list[str]) -> list[str]:

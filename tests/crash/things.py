@@ -37,9 +37,10 @@ class Thing(Protocol):
 class Group:
     """A group that reads `topic`: created, committing ever larger offsets, deleted now and then."""
 
-    def __init__(self, group: str, topic: str) -> None:
+    def __init__(self, group: str, topic: str, metadata: str = "") -> None:
         self.name = f"group {group}"
         self._path = f"/consumer/{group}"
+        self._metadata = metadata
         self._offset_path = f"{self._path}/topics/{topic}/offset"
 
     def look(self, connection: Connection) -> int | None:
@@ -55,7 +56,7 @@ class Group:
             return connection.request("DELETE", self._path)
         if value == 0:
             return connection.request("POST", self._path)
-        return connection.request("POST", self._offset_path, {"offset": value})
+        return connection.request("POST", self._offset_path, {"offset": value, "metadata": self._metadata})
 
     def next_value(self, value: int | None, choices: random.Random) -> int | None:
         if value is None:
