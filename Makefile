@@ -8,8 +8,9 @@ UV_VERSION := 0.13.9
 CLIENT_TESTS := tests/clients/node
 WORKERS := 2
 FUZZ_SECONDS := 60
+NO_KAFKA := Java or Maven is missing: the tests on Apache Kafka are skipped
 
-.PHONY: serve demo test clients check format crash fuzz bench lock clean
+.PHONY: serve demo test clients check format crash fuzz bench lock clean test-kafka
 .DEFAULT_GOAL := test
 
 $(READY): requirements.lock pyproject.toml
@@ -27,8 +28,13 @@ demo: $(READY)  ## a tour: post, poll, groups, and a crash (ARGS=--quick asks no
 	@$(BIN)/flashq demo $(ARGS)
 
 test: $(READY)  ## every test that fits in five minutes
-	$(BIN)/python -m pytest -m "not crash and not alone" -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not crash and not alone and not kafka" -n $(WORKERS) --dist loadfile $(ARGS)
 	$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? = 5 ]  # 5: ARGS chose none of these
+	@command -v java >/dev/null && command -v mvn >/dev/null || echo "$(NO_KAFKA)"
+
+test-kafka: $(READY)  ## the tests on Apache Kafka: three brokers, from Maven Central, in a temporary directory
+	@if command -v java >/dev/null && command -v mvn >/dev/null; \
+	then $(BIN)/python -m pytest -m "kafka and not crash" $(ARGS); else echo "$(NO_KAFKA)"; fi
 
 clients:  ## install the clients some tests talk with: curl, wrk, Node's eventsource (as root: Debian packages too)
 	@missing=; for tool in curl wrk npm; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
