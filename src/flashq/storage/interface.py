@@ -207,6 +207,10 @@ class ConsumerGroup(ABC):
         """The last commit whose promise holds; None before the first. Raises `DataCorruption`, never a silent 0."""
 
     @abstractmethod
+    def topic_ids(self) -> list[str]:
+        """Ids of the topics it has committed in, in any order; some may be gone. Raises `DataCorruption`."""
+
+    @abstractmethod
     def commit(self, log: TopicLog, committed: CommittedOffset) -> Append:
         """Replace the group's offset in a topic. Done, as durable as the sync mode says, like an append."""
 

@@ -105,6 +105,10 @@ class FileConsumerGroup(ConsumerGroup):
             return None
         return CommittedOffset(commit.offset, commit.timestamp_ms, commit.metadata)
 
+    def topic_ids(self) -> list[str]:
+        self._check()
+        return list(self._commits)  # at once: another thread may change it
+
     def commit(self, log: TopicLog, committed: CommittedOffset) -> Append:
         self._check(log)
         return self._append(
@@ -138,7 +142,7 @@ class FileConsumerGroup(ConsumerGroup):
         self._compact_at = max(_COMPACT_BYTES, _COMPACT_GROWTH * len(batch.frame))
         return Segment.create_over(self._disk, self.path, [batch])
 
-    def _check(self, log: TopicLog) -> None:
+    def _check(self, log: TopicLog | None = None) -> None:
         if self.damage is not None:
             raise self.damage.with_traceback(None)
         if isinstance(log, UnreadableTopicLog):  # its id is not known, so what was committed is neither
