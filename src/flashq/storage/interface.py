@@ -175,6 +175,10 @@ class TopicLog(ABC):
         batch cannot be read.
         """
 
+    def is_at_hand(self, from_offset: int) -> bool:
+        """Whether a read from there most likely returns without waiting for a disk. Itself, it never waits."""
+        return True
+
     @abstractmethod
     def offset_at(self, timestamp_ms: int) -> int:
         """The first offset whose record was appended at or after this time; the high water mark if there is none."""

@@ -1,7 +1,7 @@
 """Reads of a topic, and of a group's topic: `GET .../records` and `GET /consumer/{group}/topics/{topic}`.
 
 Runs on the event loop; a waiting reader costs a callback and a timer, no thread. Finding a time, and the end of a
-large answer, is done off the loop.
+large answer, is done off the loop, and so is reading what would have to come from the disk.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ReadHandler:
 
     def _poll(self, poll: _Poll, request: Request) -> Response | Deferred:
         in_lines = prefers_lines(request.header(b"accept"))
-        if in_lines or poll.query.from_time is not None or poll.is_to_wait:
+        if in_lines or poll.query.from_time is not None or poll.is_to_wait or not poll.log.is_at_hand(poll.at):
             return _Later(poll, request, self._loop, self._blocking, in_lines=in_lines).begin()
         return Response(200, poll.answer())
 
@@ -81,6 +81,11 @@ class _Poll:
     @property
     def is_to_wait(self) -> bool:
         return bool(self.query.timeout_ms) and self.at >= self.log.high_water_mark
+
+    def fetch(self) -> None:
+        """Read what the answer is made of and drop it: then it is in memory. May wait for the disk."""
+        query = self.query
+        self.log.read(self.at, max_records=query.max_records, max_bytes=min(query.max_bytes, MAX_ANSWER_BYTES))
 
     def check_there(self) -> None:
         """Raises `TopicNotFound` once the topic has been deleted; another of its name is not what was asked for."""
@@ -176,6 +181,12 @@ class _Later:
         if self._timer is not None:
             self.deferred.since = perf_counter()  # how long the reader chose to wait tells nothing about the server
         self._stop()
+        if self._poll.log.is_at_hand(self._poll.at):
+            self._answer_now()
+        else:
+            self._blocking.run(self._poll.fetch, lambda _: self._answer_now(), self._fail)
+
+    def _answer_now(self) -> None:
         try:
             self._poll.check_there()
             if self._in_lines:

@@ -117,6 +117,15 @@ class Disk:
         """Up to `size` bytes; fewer only at the end of the file."""
         return os.pread(file.fd, size, position)
 
+    def is_cached(self, file: OpenFile, size: int, position: int) -> bool:
+        """Whether the system has these bytes in memory; True where it does not tell. Never waits."""
+        try:
+            return os.preadv(file.fd, [bytearray(size)], position, os.RWF_NOWAIT) == size
+        except BlockingIOError:
+            return False
+        except (OSError, AttributeError):  # a file system, or a system, without it; whatever else it is, the read tells
+            return True
+
     def write(self, file: OpenFile, data: bytes | bytearray, position: int) -> None:
         """All of it, or an OSError that leaves an unknown part written."""
         written = os.pwrite(file.fd, data, position)

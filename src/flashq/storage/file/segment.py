@@ -209,6 +209,19 @@ class Segment:
         ahead = _SMALL_READ_BYTES if small else 4 * _SMALL_READ_BYTES
         return (batch for _, batch in walk(self.disk, file, position, size, offset, epoch_at, ahead=ahead))
 
+    def is_at_hand(self, offset: int) -> bool:
+        """Whether `read` finds the first batches from there in memory: ours, or the system's."""
+        tail, index = self.tail, self._index
+        if tail and tail[0].base_offset <= offset:
+            return True
+        if index is None:
+            return False
+        try:
+            _, position = index.find(offset)
+            return self.disk.is_cached(self.open(), min(_SMALL_READ_BYTES, self.size - position), position)
+        except (OSError, DataCorruption):
+            return True  # there is nothing to wait for
+
     def first_offset_at(self, timestamp_ms: int, epoch_at: EpochAt) -> int | None:
         """The base offset of the first batch as late as this, or None. Raises `Broken`."""
         index = self.index(epoch_at)

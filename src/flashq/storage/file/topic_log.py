@@ -186,6 +186,11 @@ class FileTopicLog(TopicLog):
             self._check_readable(from_offset)
         return found
 
+    def is_at_hand(self, from_offset: int) -> bool:
+        segments = self._segments
+        at = bisect_right(segments, from_offset, key=lambda segment: segment.base_offset) - 1
+        return at < 0 or from_offset >= self.journal.readable or segments[at].is_at_hand(from_offset)
+
     def offset_at(self, timestamp_ms: int) -> int:
         for segment in self._segments:
             try:
