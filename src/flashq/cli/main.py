@@ -25,6 +25,7 @@ from flashq.cli.produce import EPILOG as PRODUCE_EPILOG
 from flashq.cli.produce import produce
 from flashq.cli.serve import EPILOG as SERVE_EPILOG
 from flashq.cli.serve import serve
+from flashq.cli.stdout import finish
 from flashq.cli.topics import topics
 from flashq.errors import FlashQError
 from flashq.logging import one_line
@@ -78,6 +79,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain("standard output or standard error is closed. Nothing was done", "redirect it, say to /dev/null")
         return exit_codes.USAGE
     prepare()
+    code = _run(arguments)
+    try:
+        finish()
+    except OSError as error:
+        _complain(_told(error), None)
+        return exit_codes.exit_code(error)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         app(arguments, prog_name="flashq")
     except SystemExit as leaving:
