@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from flashq.errors import DataCorruption, FlashQError, InvalidParameter, StorageFailed, StorageFull, UnsupportedFormat
@@ -37,7 +37,8 @@ log = get_logger(__name__)
 class FileBackend(StorageBackend):
     """Opens, or makes, the data directory; everything found is durable before the constructor returns.
 
-    Raises `DirectoryLocked`, `UnsupportedFormat`, `InvalidParameter`, or OSError when the directory cannot be used.
+    Raises `DirectoryLocked`, `UnsupportedFormat`, `InvalidParameter`, or OSError when the directory cannot be used:
+    `StorageFailed` or `StorageFull` when the disk does not do what it is asked.
     What is wrong with one topic or group is that one's error, later.
     """
 
@@ -62,23 +63,17 @@ class FileBackend(StorageBackend):
         self._groups: dict[str, ConsumerGroup] = {}
         self._topics_dir = os.path.join(self.data_dir, "topics")
         self._groups_dir = os.path.join(self.data_dir, "groups")
-        _make_directory(disk, self.data_dir)
-        self._directory_lock = DirectoryLock(self.data_dir, disk)
-        self._flusher = Flusher(sync_mode, commit_threshold, sync_interval_s)
-        try:
-            self._root = self._open_root()
-            for directory in (self._topics_dir, self._groups_dir):
-                _make_directory(disk, directory)
-                clean_temporaries(disk, directory, is_temporary)
-                disk.sync_directory(directory)
-            self._open_topics()
-            self._open_groups()
-            disk.reserve_descriptors()
-        except BaseException:
-            disk.release_descriptors()
-            self._flusher.close()
-            self._directory_lock.release()
-            raise
+        with _opening(self.data_dir):
+            _make_directory(disk, self.data_dir)
+            self._directory_lock = DirectoryLock(self.data_dir, disk)
+            self._flusher = Flusher(sync_mode, commit_threshold, sync_interval_s)
+            try:
+                self._open()
+            except BaseException:
+                disk.release_descriptors()
+                self._flusher.close()
+                self._directory_lock.release()
+                raise
 
     @property
     def topics(self) -> Mapping[str, TopicLog]:
@@ -184,6 +179,17 @@ class FileBackend(StorageBackend):
 
     # -- opening
 
+    def _open(self) -> None:
+        disk = self._disk
+        self._root = self._open_root()
+        for directory in (self._topics_dir, self._groups_dir):
+            _make_directory(disk, directory)
+            clean_temporaries(disk, directory, is_temporary)
+            disk.sync_directory(directory)
+        self._open_topics()
+        self._open_groups()
+        disk.reserve_descriptors()
+
     def _open_root(self) -> RootFile:
         try:
             root = read_root(self._disk, self.data_dir)
@@ -248,6 +254,18 @@ def _check_options(sync_mode: str, commit_threshold: int, sync_interval_s: float
         raise InvalidParameter(f"commit_threshold is {commit_threshold!r}; it must be a number of records, 1 or more")
     if not sync_interval_s > 0:
         raise InvalidParameter(f"sync_interval_s is {sync_interval_s!r}; it must be more than 0 seconds")
+
+
+@contextlib.contextmanager
+def _opening(data_dir: str) -> Iterator[None]:
+    """A failed call on an open file does not say which one: name the directory. Other errors say enough."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, FlashQError) or error.filename is not None:
+            raise
+        with on_disk(f"the opening of {data_dir}"):
+            raise
 
 
 def _make_directory(disk: Disk, path: str) -> None:
