@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flashq.storage.file.disk import Disk, OpenFile
+from flashq.storage.file.kernel_sync import Ended
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ class FaultyDisk(Disk):
 
     def sync(self, file: OpenFile) -> None:
         self._before("sync", file.path, is_named=False)
+
+    def begin_sync(self, file: OpenFile, ended: Ended) -> bool:
+        return False  # a thread asks `sync`
 
     def sync_directory(self, path: str) -> None:
         self._before("sync_directory", path, is_named=False)
