@@ -13,7 +13,7 @@ from flashq.cli.exit_codes import STORAGE
 from flashq.storage.file.verify import verify_directory
 from tests.crash.server_process import ServerFailedError, ServerProcess, flashq_command, sweeping_often
 from tests.crash.story import Story
-from tests.crash.strace import CHANGES, injecting, why_no_strace
+from tests.crash.strace import CHANGES, injecting, was_injected, why_no_strace
 from tests.crash.wire import ConnectionLostError
 
 pytestmark = [
@@ -50,7 +50,7 @@ def tell_story(directory: Path, fault: str, call: str) -> Told:
             except (ServerFailedError, ConnectionLostError):
                 pass
         told.status, told.output, told.refused = server.status, server.output_tail(), story.refused
-        told.was_injected = "(INJECTED)" in trace.read_text(errors="replace")
+        told.was_injected = was_injected(trace)
         story.server_is_gone()
         if (data_dir / "flashq.json").exists():
             assert verify_directory(data_dir).damage == []
