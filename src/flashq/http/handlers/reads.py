@@ -16,6 +16,7 @@ from flashq.api.schemas import MAX_ANSWER_BYTES, GroupRecords, Records, encode_j
 from flashq.broker.flashq import FlashQ
 from flashq.errors import FlashQError, TopicNotFound
 from flashq.http.handlers.blocking import Blocking, as_flashq_error
+from flashq.http.handlers.latest import LatestAnswers
 from flashq.http.handlers.ndjson import line, lines_answer, prefers_lines
 from flashq.http.handlers.pieces import PIECE_BYTES, Pieces, end_of_read
 from flashq.http.message import Deferred, Request, Response
@@ -33,14 +34,21 @@ class ReadHandler:
     def __init__(self, flashq: FlashQ, loop: AbstractEventLoop, blocking: Blocking, read: Volume) -> None:
         self._flashq = flashq
         self._read = read
+        self._latest = LatestAnswers()
         self._loop = loop
         self._blocking = blocking
 
     def poll_records(self, request: Request, topic: str) -> Response | Deferred:
         """Records from an offset or a time on; with `timeout_ms`, waits for the first."""
-        query = parse_query(request.query, PollQuery)
+        query = parse_query(request.head.query, PollQuery)
         log = self._flashq.log(topic)
-        return self._poll(_Poll(self._flashq, log, query, query.from_offset or 0, None, self._read), request)
+        at = query.from_offset or 0
+        made = self._latest.find(log, at, query) if query.from_time is None else None
+        if made is not None and not prefers_lines(request.head.fields.get(b"accept")):
+            records, response = made
+            self._read.add(records, len(response.body))
+            return response
+        return self._poll(_Poll(self._flashq, log, query, at, None, self._read, self._latest), request)
 
     def poll_group(self, request: Request, group: str, topic: str) -> Response | Deferred:
         """The same from the group's committed offset on, which stays; from the log start before its first commit."""
@@ -49,13 +57,13 @@ class ReadHandler:
         start, committed_offset = group_start(found.committed(log), log)
         if query.from_offset is not None:
             start = query.from_offset
-        return self._poll(_Poll(self._flashq, log, query, start, committed_offset, self._read), request)
+        return self._poll(_Poll(self._flashq, log, query, start, committed_offset, self._read, self._latest), request)
 
     def _poll(self, poll: _Poll, request: Request) -> Response | Deferred:
         in_lines = prefers_lines(request.header(b"accept"))
         if in_lines or poll.query.from_time is not None or poll.is_to_wait or not poll.log.is_at_hand(poll.at):
             return _Later(poll, request, self._loop, self._blocking, in_lines=in_lines).begin()
-        return Response(200, poll.answer())
+        return poll.answer()
 
 
 def group_start(committed: CommittedOffset | None, log: TopicLog) -> tuple[int, int]:
@@ -66,10 +74,17 @@ def group_start(committed: CommittedOffset | None, log: TopicLog) -> tuple[int, 
 class _Poll:
     """One read, as asked for, from offset `at`."""
 
-    __slots__ = ("at", "committed_offset", "flashq", "log", "query", "read")
+    __slots__ = ("at", "committed_offset", "flashq", "latest", "log", "query", "read")
 
     def __init__(
-        self, flashq: FlashQ, log: TopicLog, query: PollQuery, at: int, committed_offset: int | None, read: Volume
+        self,
+        flashq: FlashQ,
+        log: TopicLog,
+        query: PollQuery,
+        at: int,
+        committed_offset: int | None,
+        read: Volume,
+        latest: LatestAnswers,
     ) -> None:
         self.flashq = flashq
         self.log = log
@@ -77,6 +92,7 @@ class _Poll:
         self.at = at
         self.committed_offset = committed_offset
         self.read = read
+        self.latest = latest
 
     @property
     def is_to_wait(self) -> bool:
@@ -92,8 +108,14 @@ class _Poll:
         if self.flashq.log(self.log.name) is not self.log:
             raise TopicNotFound(f"topic {self.log.name} has been deleted", topic=self.log.name)
 
-    def answer(self) -> bytes:
+    def answer(self) -> Response:
         """The records there are, as JSON."""
+        made = self.latest.find(self.log, self.at, self.query) if self.committed_offset is None else None
+        records, response = made or self._make()
+        self.read.add(records, len(response.body))
+        return response
+
+    def _make(self) -> tuple[int, Response]:
         query = self.query
         polled = self.flashq.read(
             self.log,
@@ -105,13 +127,13 @@ class _Poll:
         if not query.include_headers:
             for record in polled:
                 record.headers = None
-        facts = (polled, polled.next_offset, polled.high_water_mark, polled.lag, polled.log_start_offset)
-        if self.committed_offset is None:
-            body = encode_json(Records(*facts))
-        else:
-            body = encode_json(GroupRecords(*facts, self.committed_offset))
-        self.read.add(len(polled), len(body))
-        return body
+        start, end = polled.log_start_offset, polled.high_water_mark
+        facts = (polled, polled.next_offset, end, polled.lag, start)
+        if self.committed_offset is not None:
+            return len(polled), Response(200, encode_json(GroupRecords(*facts, self.committed_offset)))
+        response = Response(200, encode_json(Records(*facts)))
+        self.latest.keep(self.log, self.at, query, start, end, len(polled), response)
+        return len(polled), response
 
 
 class _Later:
@@ -192,7 +214,7 @@ class _Later:
             if self._in_lines:
                 self._answer_in_lines()
             else:
-                self.deferred.send(Response(200, self._poll.answer()))
+                self.deferred.send(self._poll.answer())
         except Exception as error:  # nobody above answers this request
             self._fail(as_flashq_error(error))
 
