@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from flashq import FlashQ
+from flashq import FlashQ, FlashQError
 from flashq.demo.crash import BATCH_BYTES, crash
 from flashq.storage.file.verify import verify_directory
 from tests.cli.commands import COMMAND, environment, on_terminal
@@ -114,6 +114,14 @@ def test_the_crash_is_a_real_one(tmp_path: Path) -> None:
         assert flashq.poll_records("orders", from_offset=end - 1)[0].text == "order 3 of the child"
     (kept,) = (tmp_path / "topics" / "orders" / "0").glob("*.torn-*")
     assert kept.stat().st_size == happened.written_bytes
+
+
+def test_a_child_that_cannot_write_is_an_error_that_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with FlashQ.open(tmp_path) as flashq:
+        flashq.post_record("orders", "before")
+        with pytest.raises(FlashQError, match="the child process did not write its batch"):
+            crash(str(tmp_path), "orders", 3)
+    assert "is in use by another FlashQ" in capfd.readouterr().err
 
 
 def without_numbers(text: str) -> str:

@@ -70,7 +70,10 @@ def consume(
     ca_file: CaFile = None,
     as_json: Json = False,
 ) -> None:
-    """Print the records of a topic, to where it ends now or, with --follow, as they come."""
+    """Print the records of a topic.
+
+    To where it ends now or, with --follow, as they come.
+    """
     from flashq.cli.printing import Printer, Wanted
     from flashq.cli.produce import headers_in
     from flashq.cli.stdout import bytes_out, interrupt_held

@@ -53,6 +53,12 @@ app.command("repair")(repair)
 app.command("dump")(dump)
 app.command("completion", epilog=COMPLETION_EPILOG)(completion)
 
+_HINTS = {
+    "connection_failed": "flashq serve starts a server; --server or FLASHQ_URL says where one is",
+    "unauthorized": "FLASHQ_TOKEN takes the server's token",
+}
+"""For errors that come from places that know nothing of commands."""
+
 
 def _print_version(wanted: bool) -> None:
     if wanted:
@@ -96,7 +102,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED
     except FlashQError as error:
-        _complain(error.message, error.details.get("hint"))
+        _complain(error.message, error.details.get("hint") or _HINTS.get(error.code))
         return exit_codes.exit_code(error)
     except OSError as error:
         code = exit_codes.exit_code(error)
