@@ -65,6 +65,9 @@ class FaultyDisk(Disk):
     def begin_sync(self, file: OpenFile, ended: Ended) -> bool:
         return False  # a thread asks `sync`
 
+    def sync_file_system(self, path: str) -> bool:
+        return False  # every file is asked for
+
     def sync_directory(self, path: str) -> None:
         self._before("sync_directory", path, is_named=False)
 

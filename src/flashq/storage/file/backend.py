@@ -22,7 +22,15 @@ from flashq.storage.file.directory_lock import DirectoryLock
 from flashq.storage.file.disk import Disk, on_disk
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.names import file_name, is_temporary
-from flashq.storage.file.opening import Recovered, clean_temporaries, create_topic, delete_topic, is_topic, open_topic
+from flashq.storage.file.opening import (
+    Beforehand,
+    Recovered,
+    clean_temporaries,
+    create_topic,
+    delete_topic,
+    is_topic,
+    open_topic,
+)
 from flashq.storage.file.root_file import FORMAT, ROOT_FILE, RootFile, read_root, save_root
 from flashq.storage.file.topic_log import FileTopicLog
 from flashq.storage.file.unreadable import UnreadableGroup, UnreadableTopicLog
@@ -31,6 +39,8 @@ from flashq.storage.interface import SYNC_MODES, ConsumerGroup, SyncMode, TopicC
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
+_LOGS_SYNCED_SINGLY = 256
+"""Up to so many topics and groups are synced one by one: the one call for all also waits for what is not ours."""
 log = get_logger(__name__)
 
 
@@ -170,7 +180,7 @@ class FileBackend(StorageBackend):
             raise first
 
     def _check_descriptors(self, what: str) -> None:
-        """Every topic and group keeps a descriptor: the last ones are for the work of those that are there."""
+        """A new topic or group takes a descriptor: the last ones are for the work of those that are there."""
         if not self._disk.reserve_descriptors():
             raise StorageFull(
                 f"no file descriptors are left for {what}. Nothing was made; "
@@ -186,8 +196,9 @@ class FileBackend(StorageBackend):
             _make_directory(disk, directory)
             clean_temporaries(disk, directory, is_temporary)
             disk.sync_directory(directory)
-        self._open_topics()
-        self._open_groups()
+        known = self._beforehand()
+        self._open_topics(known)
+        self._open_groups(known)
         disk.reserve_descriptors()
 
     def _open_root(self) -> RootFile:
@@ -202,6 +213,7 @@ class FileBackend(StorageBackend):
         else:
             if not root.clean and root.sync_mode != "always":
                 root.epoch += 1  # readers may have seen what a power cut has taken back
+        self._was_clean = root.clean
         root.clean, root.sync_mode = False, self.sync_mode
         self._root = root
         self._save_root()
@@ -210,27 +222,37 @@ class FileBackend(StorageBackend):
     def _save_root(self) -> None:
         save_root(self._disk, self.data_dir, self._root)
 
-    def _open_topics(self) -> None:
+    def _beforehand(self) -> Beforehand:
+        logs = len(os.listdir(self._topics_dir)) + len(os.listdir(self._groups_dir))
+        synced = logs > _LOGS_SYNCED_SINGLY and self._disk.sync_file_system(self.data_dir)
+        return Beforehand(synced=synced, as_on_medium=self._was_clean)
+
+    def _open_topics(self, known: Beforehand) -> None:
         for entry in sorted(os.scandir(self._topics_dir), key=lambda entry: entry.name):
             if not is_topic(entry):
                 continue  # not ours: ignored, never deleted
             topic: TopicLog
             try:
                 topic = open_topic(
-                    entry.path, disk=self._disk, flusher=self._flusher, epoch=self._root.epoch, recovered=self.recovered
+                    entry.path,
+                    disk=self._disk,
+                    flusher=self._flusher,
+                    epoch=self._root.epoch,
+                    recovered=self.recovered,
+                    known=known,
                 )
             except (OSError, DataCorruption) as error:
                 topic = UnreadableTopicLog(entry.name, entry.path, self._unreadable(entry.path, error))
             self._topics[topic.name] = topic
         self.recovered.topics = len(self._topics)
 
-    def _open_groups(self) -> None:
+    def _open_groups(self, known: Beforehand) -> None:
         for entry in sorted(os.scandir(self._groups_dir), key=lambda entry: entry.name):
             if not entry.name.endswith(GROUP_SUFFIX):
                 continue
             group: ConsumerGroup
             try:
-                group = FileConsumerGroup.open(self._disk, entry.path, self._flusher, self.recovered)
+                group = FileConsumerGroup.open(self._disk, entry.path, self._flusher, self.recovered, known)
                 if file_name(group.name) + GROUP_SUFFIX != entry.name:
                     raise DataCorruption(f"{entry.path} is not where group {group.name} belongs", path=entry.path)
             except (OSError, DataCorruption) as error:

@@ -22,7 +22,7 @@ import msgspec
 from flashq.batch import Batch
 from flashq.errors import Closed, DataCorruption, FlashQError, StorageFailed, StorageFull
 from flashq.logging import get_logger
-from flashq.storage.file.disk import NO_ROOM
+from flashq.storage.file.disk import NO_DESCRIPTORS, NO_ROOM
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.segment import Segment
 from flashq.storage.interface import Append, Settler, not_at_end
@@ -88,6 +88,10 @@ class Journal(Settler):
         self._write_wanted = False  # by a worker: nobody else is going to
         self._has_worker = False
         self._closed = False
+        self._is_idle = False  # nothing has been written since `rest` was asked the last time
+        self._is_resting = True  # without a descriptor, until the next write
+        if segment.file is not None:
+            self._hold_descriptor()
 
     # -- appending
 
@@ -196,6 +200,9 @@ class Journal(Settler):
         if self._is_full(self.segment):
             self._rolling = self._sync_wanted = True
             return []
+        self._is_idle = False
+        if self._is_resting:
+            self._hold_descriptor()
         pending, self._pending = self._pending, []
         try:
             self.segment.append([append.batch for append in pending])
@@ -241,7 +248,7 @@ class Journal(Settler):
         return now - self._unsynced_since > _OVERDUE_INTERVALS * self._flusher.sync_interval_s
 
     def _write_failed(self, pending: list[Append], error: OSError) -> list[Append]:
-        if error.errno in NO_ROOM:
+        if error.errno in NO_ROOM | NO_DESCRIPTORS:
             try:
                 self.segment.cut_back()
             except OSError as cut_error:
@@ -251,11 +258,14 @@ class Journal(Settler):
         return self._stop(error, unknown=pending)
 
     def _refuse_pending(self, pending: list[Append], error: OSError) -> list[Append]:
-        """The disk has no room; nothing of these was kept, and their offsets go to the next posts."""
+        """There is no room; nothing of these was kept, and their offsets go to the next posts."""
         self.next_offset = self.written_offset
+        remedy = "free some space"
+        if error.errno in NO_DESCRIPTORS:
+            self._flusher.descriptors.run_out()
+            remedy = "close some connections, or raise the limit on open files,"
         full = StorageFull(
-            f"no room to store records of {self.what}: {error.strerror}. Nothing was stored; "
-            "free some space and post again",
+            f"no room to store records of {self.what}: {error.strerror}. Nothing was stored; {remedy} and post again",
             outcome="not_applied",
         )
         return _fail(pending, full)
@@ -381,10 +391,11 @@ class Journal(Settler):
             self._rolling = False
             if error is None:
                 self.segment = segment
+                self._hold_descriptor()
                 done = self._write_pending()
             else:
                 pending, self._pending = self._pending, []
-                if isinstance(error, OSError) and error.errno in NO_ROOM:
+                if isinstance(error, OSError) and error.errno in NO_ROOM | NO_DESCRIPTORS:
                     done = self._refuse_pending(pending, error)
                 else:
                     done = self._stop(error, unknown=pending)
@@ -476,6 +487,29 @@ class Journal(Settler):
         with self.lock:
             self._sync_wanted = self._sync_wanted or self._unsynced_since is not None
 
+    def _hold_descriptor(self) -> None:
+        self._is_resting = False
+        self._flusher.descriptors.hold(self)
+
+    def rest(self) -> bool:
+        """Let go of the descriptor until the next write, if this log has not been written to since it was asked last.
+
+        Only with everything synced: the kernel tells of a failed write-back to those who had the file open.
+        """
+        if self._closed:
+            return True
+        if not self._is_idle:
+            self._is_idle = True
+            return False
+        if self.written_offset != self.durable_offset:
+            self.sync()
+        with self._io, self.lock:
+            if self._pending or self._rolling or self._unsynced_records or self.segment.new_entry or not self._is_idle:
+                return False
+            self.segment.file = None
+            self._is_resting = True
+            return True
+
     def close(self) -> None:
         """Write and sync what there is, and take no more. Raises `StorageFailed` if that failed."""
         with self.lock:
@@ -489,6 +523,7 @@ class Journal(Settler):
                 break
             self.write()
             self.sync()
+        self._flusher.descriptors.release(self)
         self.segment.file = None
         if self.failure is not None:
             raise self.failure

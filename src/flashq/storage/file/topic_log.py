@@ -266,7 +266,7 @@ class FileTopicLog(TopicLog):
     def _hold_index(self, segment: Segment) -> None:
         """Keep the indexes of the sealed segments read last; drop older ones."""
         held = self._indexes_held
-        if segment.file is None and segment not in held:
+        if segment.sealed and segment not in held:
             if len(held) == _INDEXES_HELD:
                 held[0].drop_index()
             held.append(segment)
