@@ -67,9 +67,8 @@ def told(server: Process, when: str) -> dict[str, float]:
         "bytes": int(Path(f"/proc/{server.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"),
         "descriptors": len(os.listdir(f"/proc/{server.pid}/fd")),
     }
-    print(
-        f"\n{when}: opened in {found['seconds']:.1f} s, {found['bytes'] / 1e6:.0f} MB, {found['descriptors']} descriptors"
-    )
+    seconds, size, descriptors = found["seconds"], found["bytes"], found["descriptors"]
+    print(f"\n{when}: opened in {seconds:.1f} s, {size / 1e6:.0f} MB, {descriptors} descriptors")
     return found
 
 
