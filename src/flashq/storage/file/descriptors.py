@@ -29,11 +29,13 @@ class Descriptors:
         self._lock = threading.Lock()
         self._holders: dict[Holder, None] = {}
         self._resting = False
+        self._held_meanwhile = False
 
     def hold(self, log: Holder) -> None:
         """The log has a descriptor from now on; if those are too many, others let go soon."""
         with self._lock:
             self._holders[log] = None
+            self._held_meanwhile = True
             if self._resting or len(self._holders) <= self._most:
                 return
             self._resting = True
@@ -65,6 +67,8 @@ class Descriptors:
         while True:
             in_vain = 0 if self._go_round(most) else in_vain + 1
             with self._lock:
+                if self._held_meanwhile:  # whoever came while others were asked did not start this again
+                    in_vain, self._held_meanwhile = 0, False
                 if len(self._holders) <= most or in_vain == 2:
                     self._resting = False
                     return
@@ -81,5 +85,6 @@ class Descriptors:
             if log.rest():
                 rested += 1
             else:
-                self.hold(log)
+                with self._lock:
+                    self._holders[log] = None
         return rested

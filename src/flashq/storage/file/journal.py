@@ -17,11 +17,10 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import msgspec
-
 from flashq.batch import Batch
-from flashq.errors import Closed, DataCorruption, FlashQError, StorageFailed, StorageFull
+from flashq.errors import Closed, DataCorruption, FlashQError, StorageFailed
 from flashq.logging import get_logger
+from flashq.storage.file.completion import Sync, call_back, fail, no_room, refused_since, stopped
 from flashq.storage.file.disk import NO_DESCRIPTORS, NO_ROOM
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.segment import Segment
@@ -29,23 +28,6 @@ from flashq.storage.interface import Append, Settler, not_at_end
 
 _OVERDUE_INTERVALS = 3  # a sync is due after one; two more, and posts wait for it
 log = get_logger(__name__)
-
-
-class _Sync(msgspec.Struct):
-    """One sync of the active segment: what it makes durable, and what was so when it was prepared."""
-
-    segment: Segment
-    waiting: list[Append]
-    target: int  # the offset up to which everything is written
-    records: int  # written and not yet durable
-    rolling: bool
-    unsynced_since: float | None
-    readable: int
-    begun: float  # the flusher's clock
-
-    @property
-    def is_needed(self) -> bool:
-        return bool(self.records or self.rolling or self.segment.new_entry)
 
 
 class Journal(Settler):
@@ -101,7 +83,7 @@ class Journal(Settler):
             if self._closed:
                 raise Closed(f"{self.what} is closed; nothing was stored")
             if self.failure is not None:
-                raise _refusal(self.failure)
+                raise refused_since(self.failure)
             if if_next_offset is not None and if_next_offset != self.next_offset:
                 raise not_at_end(self.topic, self.next_offset, if_next_offset)
             batch.place(self.next_offset, self._epoch(self.next_offset), self._last_timestamp_ms)
@@ -169,11 +151,12 @@ class Journal(Settler):
 
     def notify(self, append: Append, callback: Callable[[Append], None]) -> None:
         with self.lock:
-            if not append.done:
+            done = append.done
+            if not done:
                 append.callback = callback
-                callback = _nothing
-        callback(append)
-        if callback is _nothing and not self._flusher.is_loop_thread():  # a loop writes at the end of its tick
+        if done:
+            callback(append)
+        elif not self._flusher.is_loop_thread():  # a loop writes at the end of its tick
             self._write_wanted = True
             self._flusher.submit(self)
 
@@ -260,15 +243,9 @@ class Journal(Settler):
     def _refuse_pending(self, pending: list[Append], error: OSError) -> list[Append]:
         """There is no room; nothing of these was kept, and their offsets go to the next posts."""
         self.next_offset = self.written_offset
-        remedy = "free some space"
         if error.errno in NO_DESCRIPTORS:
             self._flusher.descriptors.run_out()
-            remedy = "close some connections, or raise the limit on open files,"
-        full = StorageFull(
-            f"no room to store records of {self.what}: {error.strerror}. Nothing was stored; {remedy} and post again",
-            outcome="not_applied",
-        )
-        return _fail(pending, full)
+        return fail(pending, no_room(self.what, error))
 
     # -- syncing
 
@@ -312,7 +289,7 @@ class Journal(Settler):
             self._io.release()
         return begun
 
-    def _end_sync(self, sync: _Sync, error: OSError | None) -> None:
+    def _end_sync(self, sync: Sync, error: OSError | None) -> None:
         """On the loop, with `_io` held since `begin_sync`. The next one begins before anybody is told of this one."""
         try:
             done = self._finish_sync(sync, error)
@@ -325,17 +302,17 @@ class Journal(Settler):
             self._flusher.submit_to_thread(self)
         self._deliver(done, moved)
 
-    def _put_back(self, sync: _Sync) -> None:
+    def _put_back(self, sync: Sync) -> None:
         """It has not been made: whoever else waits for one makes it."""
         with self.lock:
             self._unsynced, self._sync_wanted = sync.waiting + self._unsynced, True
 
-    def _prepare_sync(self) -> _Sync:
+    def _prepare_sync(self) -> Sync:
         """Take what a sync will complete. Under `_io`."""
         with self.lock:
             self._sync_wanted = False
             waiting, self._unsynced = self._unsynced, []
-            return _Sync(
+            return Sync(
                 segment=self.segment,
                 waiting=waiting,
                 target=self.written_offset,
@@ -346,11 +323,11 @@ class Journal(Settler):
                 begun=self._flusher.clock(),
             )
 
-    def _finish_sync(self, sync: _Sync, error: OSError | None) -> list[Append]:
+    def _finish_sync(self, sync: Sync, error: OSError | None) -> list[Append]:
         """Note what a sync has come to; the appends that are done with that. Under `_io`."""
         with self.lock:
             if self.failure is not None:  # a write failed meanwhile
-                done = _fail(sync.waiting, self.failure)
+                done = fail(sync.waiting, self.failure)
             elif error is not None:
                 done = self._stop(error, unknown=sync.waiting)
             else:
@@ -369,7 +346,7 @@ class Journal(Settler):
             self._rolling = True
         self.sync()
 
-    def _synced(self, sync: _Sync) -> None:
+    def _synced(self, sync: Sync) -> None:
         self.durable_offset = sync.target
         self._unsynced_records -= sync.records
         if self._flusher.mode == "always":
@@ -407,17 +384,12 @@ class Journal(Settler):
     def _stop(self, error: OSError | DataCorruption, *, unknown: list[Append]) -> list[Append]:
         """The point of no return: what is on the disk is not known any more. A restart reads it back and goes on."""
         cause = (isinstance(error, OSError) and error.strerror) or str(error)
-        self.failure = StorageFailed(
-            f"the disk failed under {self.what}: {cause}. Whether these records are stored is not known; "
-            "no more are taken until a restart has read back what is",
-            outcome="unknown",
-            cause=cause,
-        )
+        self.failure = stopped(self.what, cause)
         log.error("storage_failed", what=self.what, cause=cause, durable_offset=self.durable_offset)
         self.readable = self.durable_offset
         pending, self._pending = self._pending, []
         unsynced, self._unsynced = self._unsynced, []
-        return _fail(unknown + unsynced, self.failure) + _fail(pending, _refusal(self.failure))
+        return fail(unknown + unsynced, self.failure) + fail(pending, refused_since(self.failure))
 
     def _note_done(self, done: list[Append]) -> None:
         """Under the lock: from here on `done` is true and callbacks are fixed."""
@@ -444,7 +416,7 @@ class Journal(Settler):
         if moved and self._on_advance is not None:
             self._flusher.deliver(self._on_advance)
         if any(append.callback is not None for append in done):
-            self._flusher.deliver(lambda: _call_back(done))
+            self._flusher.deliver(lambda: call_back(done))
 
     # -- the worker: at most one thread of the flusher at a time
 
@@ -527,30 +499,3 @@ class Journal(Settler):
         self.segment.file = None
         if self.failure is not None:
             raise self.failure
-
-
-def _fail(appends: list[Append], error: FlashQError) -> list[Append]:
-    for append in appends:
-        append.error = error
-    return appends
-
-
-def _refusal(failure: StorageFailed) -> StorageFailed:
-    return StorageFailed(
-        f"{failure.message.split('. ')[0]}. Nothing was stored; restart FlashQ to read back what is on the disk",
-        outcome="not_applied",
-        **failure.details,
-    )
-
-
-def _call_back(done: list[Append]) -> None:
-    for append in done:
-        if append.callback is not None:
-            try:
-                append.callback(append)
-            except Exception:  # a caller's mistake: the others still wait for their answer
-                log.exception("callback_failed")
-
-
-def _nothing(append: Append) -> None:
-    pass
