@@ -44,10 +44,20 @@ def flashq_command(
     ]
 
 
-def sweeping_often(command: list[str]) -> list[str]:
-    """The same server, with retention at work ten times a second."""
-    often = "import sys; from flashq.broker.retention import RetentionThread as t; t.__init__.__defaults__ = (0.1,); "
-    return [sys.executable, "-c", f"{often}from flashq.cli.main import main; sys.exit(main())", *command[1:]]
+_IN_A_HURRY = """
+import sys
+from flashq.broker.retention import RetentionThread
+from flashq.cli.main import main
+from flashq.storage.file import consumer_group
+RetentionThread.__init__.__defaults__ = (0.1,)
+consumer_group._COMPACT_BYTES = 8192
+sys.exit(main())
+"""
+
+
+def in_a_hurry(command: list[str]) -> list[str]:
+    """The same server, with retention at work ten times a second and files of groups compacted at 8 KiB."""
+    return [sys.executable, "-c", _IN_A_HURRY, *command[1:]]
 
 
 def free_port() -> int:

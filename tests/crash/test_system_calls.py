@@ -11,7 +11,7 @@ import pytest
 
 from flashq.cli.exit_codes import STORAGE
 from flashq.storage.file.verify import verify_directory
-from tests.crash.server_process import ServerFailedError, ServerProcess, flashq_command, sweeping_often
+from tests.crash.server_process import ServerFailedError, ServerProcess, flashq_command, in_a_hurry
 from tests.crash.story import Story
 from tests.crash.strace import CHANGES, injecting, was_injected, why_no_strace
 from tests.crash.wire import ConnectionLostError
@@ -38,7 +38,7 @@ def tell_story(directory: Path, fault: str, call: str) -> Told:
     """A story with a fault, and the check of what it left with a server that has none."""
     directory.mkdir()
     data_dir, told, trace = directory / "data", Told(), directory / "trace"
-    command = sweeping_often(flashq_command(data_dir, sync_mode="always", segment_bytes=1024))
+    command = in_a_hurry(flashq_command(data_dir, sync_mode="always", segment_bytes=1024))
     with Story(directory) as story:
         with ServerProcess(injecting(command, fault, call, trace=trace), directory / "server.log") as server:
             try:
