@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from flashq.broker.flashq import FlashQ
+from flashq.errors import OffsetOutOfRange
+from flashq.http.handlers.blocking import Blocking
+from flashq.http.handlers.reads import ReadHandler
+from flashq.http.head import Head
+from flashq.http.message import Peer, Request
+from flashq.metrics import Volume
 from tests.server.running import JSON, Process
 
 LINES = {"Accept": "application/x-ndjson"}
@@ -82,6 +91,30 @@ def test_a_topic_of_the_same_name_has_its_own_answers(server: Process, kept: str
         assert values(poll(server, topic)) == [value]
         assert server.ask("DELETE", f"/topics/{topic}").status == 204
         assert server.ask("GET", f"/topics/{topic}/records?from_offset=1").status == 404
+
+
+def test_what_retention_has_removed_is_not_remembered() -> None:
+    now_ms = 1_700_000_000_000
+    flashq = FlashQ(clock_ms=lambda: now_ms)
+    flashq.create_topic("t", retention_ms=1000)
+    flashq.post_records("t", ["a", "b"])
+    fields = {b"host": b"localhost"}
+    head = Head("GET", "/topics/t/records", list(fields.items()), fields, True)
+
+    async def ask() -> Any:
+        loop = asyncio.get_running_loop()
+        return ReadHandler(flashq, loop, Blocking(loop, ThreadPoolExecutor(1)), Volume()).poll_records
+
+    poll_records = asyncio.run(ask())
+    request = Request(head, b"", Peer(None, "http"))
+    for _ in range(2):
+        assert values(json.loads(poll_records(request, "t").body)) == ["a", "b"]
+    now_ms += 2000
+    assert flashq.apply_retention() > 0
+    assert flashq.log("t").high_water_mark == 2
+    with pytest.raises(OffsetOutOfRange):
+        poll_records(request, "t")
+    flashq.close()
 
 
 def test_what_is_read_is_counted_also_when_it_was_remembered(server: Process) -> None:
