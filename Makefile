@@ -54,11 +54,12 @@ fuzz: $(READY)  ## mutated input against each target for FUZZ_SECONDS, guided by
 	for target in frames requests bodies; do \
 		$(BIN)/python -m fuzz $$target --seconds $(FUZZ_SECONDS) || exit 1; done
 
-check: $(READY)  ## lint, types, import contracts
+check: $(READY)  ## lint, types, import contracts, known vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python .ci/audit.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -16,6 +16,7 @@ from flashq.api.schemas import MAX_ANSWER_BYTES, GroupRecords, Records, encode_j
 from flashq.broker.flashq import FlashQ
 from flashq.errors import FlashQError, TopicNotFound
 from flashq.http.handlers.blocking import Blocking, as_flashq_error
+from flashq.http.handlers.large import element, large_answer
 from flashq.http.handlers.latest import LatestAnswers
 from flashq.http.handlers.ndjson import line, lines_answer, prefers_lines
 from flashq.http.handlers.pieces import PIECE_BYTES, Pieces, end_of_read
@@ -24,8 +25,8 @@ from flashq.http.router import error_response
 from flashq.metrics import Volume
 from flashq.storage.interface import CommittedOffset, TopicLog
 
-_SMALL_BYTES = 4 * PIECE_BYTES
-"""Of batches: an answer from no more than these is made at once; a larger one in lines is streamed."""
+SMALL_BYTES = 4 * PIECE_BYTES
+"""An answer from no more than these is made at once; a larger one is streamed."""
 
 
 class ReadHandler:
@@ -61,9 +62,11 @@ class ReadHandler:
 
     def _poll(self, poll: _Poll, request: Request) -> Response | Deferred:
         in_lines = prefers_lines(request.header(b"accept"))
-        if in_lines or poll.query.from_time is not None or poll.is_to_wait or not poll.log.is_at_hand(poll.at):
-            return _Later(poll, request, self._loop, self._blocking, in_lines=in_lines).begin()
-        return poll.answer()
+        if not in_lines and poll.query.from_time is None and not poll.is_to_wait and poll.log.is_at_hand(poll.at):
+            response = poll.small_answer()
+            if response is not None:
+                return response
+        return _Later(poll, request, self._loop, self._blocking, in_lines=in_lines).begin()
 
 
 def group_start(committed: CommittedOffset | None, log: TopicLog) -> tuple[int, int]:
@@ -101,29 +104,34 @@ class _Poll:
     def fetch(self) -> None:
         """Read what the answer is made of and drop it: then it is in memory. May wait for the disk."""
         query = self.query
-        self.log.read(self.at, max_records=query.max_records, max_bytes=min(query.max_bytes, MAX_ANSWER_BYTES))
+        self.log.read(self.at, max_records=query.max_records, max_bytes=min(query.max_bytes, SMALL_BYTES))
 
     def check_there(self) -> None:
         """Raises `TopicNotFound` once the topic has been deleted; another of its name is not what was asked for."""
         if self.flashq.log(self.log.name) is not self.log:
             raise TopicNotFound(f"topic {self.log.name} has been deleted", topic=self.log.name)
 
-    def answer(self) -> Response:
-        """The records there are, as JSON."""
+    @property
+    def stop(self) -> int:
+        """Where it ends if no limit of bytes ends it sooner."""
+        return max(min(self.at + self.query.max_records, self.log.high_water_mark), self.at)
+
+    def small_answer(self) -> Response | None:
+        """The records there are, as JSON; None if they are more than a client may leave lying in our memory."""
         made = self.latest.find(self.log, self.at, self.query) if self.committed_offset is None else None
-        records, response = made or self._make()
+        made = made or self._make()
+        if made is None:
+            return None
+        records, response = made
         self.read.add(records, len(response.body))
         return response
 
-    def _make(self) -> tuple[int, Response]:
+    def _make(self) -> tuple[int, Response] | None:
         query = self.query
-        polled = self.flashq.read(
-            self.log,
-            self.at,
-            to_record_out,
-            max_records=query.max_records,
-            max_bytes=min(query.max_bytes, MAX_ANSWER_BYTES),
-        )
+        max_bytes = min(query.max_bytes, SMALL_BYTES)
+        polled = self.flashq.read(self.log, self.at, to_record_out, max_records=query.max_records, max_bytes=max_bytes)
+        if max_bytes < query.max_bytes and polled.next_offset < self.stop:
+            return None
         if not query.include_headers:
             for record in polled:
                 record.headers = None
@@ -211,35 +219,45 @@ class _Later:
     def _answer_now(self) -> None:
         try:
             self._poll.check_there()
-            if self._in_lines:
-                self._answer_in_lines()
+            response = None if self._in_lines else self._poll.small_answer()
+            if response is None:
+                self._find_end()
             else:
-                self.deferred.send(self._poll.answer())
+                self.deferred.send(response)
         except Exception as error:  # nobody above answers this request
             self._fail(as_flashq_error(error))
 
-    def _answer_in_lines(self) -> None:
-        poll, query = self._poll, self._poll.query
-        stop = min(poll.at + query.max_records, poll.log.high_water_mark)
-        batches = poll.log.read(poll.at, max_records=query.max_records, max_bytes=_SMALL_BYTES)
+    def _find_end(self) -> None:
+        """Of an answer that may be large: with what is at hand if that tells, else off the loop."""
+        poll, stop, max_bytes = self._poll, self._poll.stop, self._max_bytes
+        batches = poll.log.read(poll.at, max_records=poll.query.max_records, max_bytes=SMALL_BYTES)
         end = batches[-1].next_offset if batches else poll.at
         frame_bytes = sum(len(batch.frame) for batch in batches)
         del batches
-        if end >= stop and frame_bytes <= min(_SMALL_BYTES, query.max_bytes):
-            self._send_lines(max(stop, poll.at), is_small=True)
-        elif query.max_bytes >= poll.log.size_bytes:
-            self._send_lines(stop, is_small=False)
+        if end >= stop and frame_bytes <= min(SMALL_BYTES, max_bytes):
+            self._send(stop, is_small=True)
+        elif self._in_lines and max_bytes >= poll.log.size_bytes:  # one document tells of damage before it begins
+            self._send(stop, is_small=False)
         else:
             self._blocking.run(
-                lambda: end_of_read(poll.log, poll.at, stop, query.max_bytes),
-                lambda end: self._send_lines(end, is_small=False),
+                lambda: end_of_read(poll.log, poll.at, stop, max_bytes),
+                lambda end: self._send(end, is_small=False),
                 self._fail,
             )
 
-    def _send_lines(self, end: int, *, is_small: bool) -> None:
+    @property
+    def _max_bytes(self) -> int:
+        asked = self._poll.query.max_bytes
+        return asked if self._in_lines else min(asked, MAX_ANSWER_BYTES)
+
+    def _send(self, end: int, *, is_small: bool) -> None:
         poll = self._poll
-        pieces = Pieces(poll.log, poll.at, end, line, poll.read, include_headers=poll.query.include_headers)
-        self.deferred.send(lines_answer(poll.log, pieces, end, poll.committed_offset, is_small=is_small))
+        encode = line if self._in_lines else element
+        pieces = Pieces(poll.log, poll.at, end, encode, poll.read, include_headers=poll.query.include_headers)
+        if self._in_lines:
+            self.deferred.send(lines_answer(poll.log, pieces, end, poll.committed_offset, is_small=is_small))
+        else:
+            self.deferred.send(large_answer(poll.log, pieces, end, poll.committed_offset))
 
     def _fail(self, error: FlashQError) -> None:
         self.deferred.send(error_response(error, self._request))

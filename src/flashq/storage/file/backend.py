@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from flashq.errors import DataCorruption, FlashQError, InvalidParameter, StorageFailed, StorageFull, UnsupportedFormat
 from flashq.logging import get_logger
+from flashq.names import is_name
 from flashq.storage.backend import Health, StorageBackend, SyncObserver
 from flashq.storage.file.consumer_group import GROUP_SUFFIX, FileConsumerGroup
 from flashq.storage.file.directory_lock import DirectoryLock
@@ -253,8 +254,8 @@ class FileBackend(StorageBackend):
             group: ConsumerGroup
             try:
                 group = FileConsumerGroup.open(self._disk, entry.path, self._flusher, self.recovered, known)
-                if file_name(group.name) + GROUP_SUFFIX != entry.name:
-                    raise DataCorruption(f"{entry.path} is not where group {group.name} belongs", path=entry.path)
+                if not is_name(group.name) or file_name(group.name) + GROUP_SUFFIX != entry.name:
+                    raise DataCorruption(f"{entry.path} is not where group {group.name!r} belongs", path=entry.path)
             except (OSError, DataCorruption) as error:
                 name = entry.name.removesuffix(GROUP_SUFFIX)
                 group = UnreadableGroup(name, entry.path, self._unreadable(entry.path, error))

@@ -18,6 +18,7 @@ import msgspec
 
 from flashq.errors import DataCorruption, InvalidParameter
 from flashq.logging import get_logger
+from flashq.names import is_name
 from flashq.storage.file.disk import Disk, OpenFile, refused
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.names import DELETED_PREFIX, NEW_PREFIX, file_name
@@ -203,7 +204,10 @@ def _move_durably(disk: Disk, old: str, new: str) -> None:
 
 
 def remove_tree(disk: Disk, path: str) -> None:
-    """Remove a directory of ours and all in it. Links are removed, never followed."""
+    """Remove a directory of ours and all in it. Links are removed, never followed, also in its own place."""
+    if os.path.islink(path):
+        disk.unlink(path)
+        return
     try:
         entries = list(os.scandir(path))
     except FileNotFoundError:
@@ -254,8 +258,8 @@ def read_topic_file(disk: Disk, directory: str) -> TopicFile:
         raise DataCorruption(f"{path} cannot be read: {error}. Nothing was changed", path=path) from error
     if not about.epochs:
         raise DataCorruption(f"{path} names no epoch. Nothing was changed", path=path)
-    if file_name(about.name) != os.path.basename(directory):
-        raise DataCorruption(f"{directory} is not where topic {about.name} belongs", path=directory)
+    if not is_name(about.name) or file_name(about.name) != os.path.basename(directory):
+        raise DataCorruption(f"{directory} is not where topic {about.name!r} belongs", path=directory)
     return about
 
 
