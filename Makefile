@@ -10,7 +10,7 @@ WORKERS := 2
 FUZZ_SECONDS := 60
 NO_KAFKA := Java or Maven is missing: the tests on Apache Kafka are skipped
 
-.PHONY: serve demo test clients check format crash fuzz load bench lock clean test-kafka
+.PHONY: serve demo test test-kafka clients check format crash crash-kafka fuzz load bench bench-kafka lock clean
 .DEFAULT_GOAL := test
 
 $(READY): requirements.lock pyproject.toml
@@ -44,7 +44,10 @@ clients:  ## install the clients some tests talk with: curl, wrk, Node's eventso
 	@if command -v npm >/dev/null; then cd $(CLIENT_TESTS) && npm ci --silent --no-audit --no-fund; fi
 
 crash: $(READY)  ## kills, power cuts and failing disks for an hour (root, loop devices, strace); writes docs/reliability.md
-	$(BIN)/python -m pytest -m crash -s --timeout=3600 $(ARGS)
+	$(BIN)/python -m pytest -m "crash and not kafka" -s --timeout=3600 $(ARGS)
+
+crash-kafka: $(READY)  ## kill the leader of a Kafka cluster under load, twenty times
+	$(BIN)/python -m pytest -m "crash and kafka" -s --timeout=3600 $(ARGS)
 
 load: $(READY)  ## thousands of clients and topics, and a mixed load with kills for 20 minutes (FLASHQ_SOAK_SECONDS)
 	$(BIN)/python -m pytest -m load -s --timeout=7200 $(ARGS)
@@ -67,6 +70,9 @@ format: $(READY)
 
 bench: $(READY)  ## ratios against the limits of this machine
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-kafka: $(READY)  ## posts and polls on a Kafka cluster against Kafka's own performance tools
+	$(BIN)/python -m benchmarks.kafka $(ARGS)
 
 lock:  ## resolve the newest allowed versions into requirements.lock
 	$(PYTHON) -m venv $(VENV)

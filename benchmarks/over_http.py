@@ -60,7 +60,7 @@ def wrk(url: str, connections: int, seconds: int) -> float:
 @contextlib.contextmanager
 def limit_server() -> Iterator[str]:
     port = free_port()
-    with _running([sys.executable, "-m", "benchmarks.http_limit", str(port)], port):
+    with running([sys.executable, "-m", "benchmarks.http_limit", str(port)], port):
         yield f"http://127.0.0.1:{port}"
 
 
@@ -72,12 +72,12 @@ def flashq_server(mode: str, *arguments: str, data_dir: str | None = None) -> It
         directory = data_dir or temporary
         storage = ["--storage", "memory"] if mode == "memory" else ["--data-dir", directory, "--sync-mode", mode]
         flags = ["--port", str(port), "--log-level", "warning", *storage, *arguments]
-        with _running([sys.executable, "-m", "flashq", "serve", *flags], port):
+        with running([sys.executable, "-m", "flashq", "serve", *flags], port):
             yield f"http://127.0.0.1:{port}"
 
 
 @contextlib.contextmanager
-def _running(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
+def running(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(command)
     try:
         deadline = time.monotonic() + 30

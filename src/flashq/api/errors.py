@@ -14,10 +14,12 @@ STATUS: Mapping[str, int] = {
     "invalid_json": 400,
     "unauthorized": 401,
     "forbidden": 403,
+    "storage_refused": 403,
     "topic_not_found": 404,
     "group_not_found": 404,
     "not_found": 404,
     "method_not_allowed": 405,
+    "group_in_use": 409,
     "offset_out_of_range": 410,
     "precondition_failed": 412,
     "unsupported_media_type": 415,
@@ -30,7 +32,9 @@ STATUS: Mapping[str, int] = {
     "unsupported_format": 500,
     "closed": 503,
     "directory_locked": 503,
+    "not_confirmed": 503,
     "storage_failed": 503,
+    "storage_unavailable": 503,
     "storage_full": 507,
 }
 

@@ -1,4 +1,4 @@
-"""Work that may block on the disk: done by an executor, answered on the event loop."""
+"""Work that may block on the disk or a network: done by an executor, answered on the event loop."""
 
 from __future__ import annotations
 
@@ -19,9 +19,17 @@ log = get_logger(__name__)
 class Blocking:
     """Runs work off the loop. Whatever it raises becomes an answer: nobody is left waiting."""
 
-    def __init__(self, loop: AbstractEventLoop, executor: Executor) -> None:
+    def __init__(self, loop: AbstractEventLoop, executor: Executor, *, is_remote: bool = False) -> None:
+        self.is_remote = is_remote
+        """Whether all of storage is over a network: looking something up blocks, too."""
         self._loop = loop
         self._executor = executor
+
+    def look_up(self, request: Request, work: Callable[[], T], respond: Callable[[T], Response]) -> Response | Deferred:
+        """`answer`, where storage is remote; at hand, the answer here and now."""
+        if self.is_remote:
+            return self.answer(request, work, respond)
+        return respond(work())
 
     def answer(self, request: Request, work: Callable[[], T], respond: Callable[[T], Response]) -> Deferred:
         """Do `work` off the loop, then answer `request`, on the loop, with what `respond` makes of its result."""
