@@ -132,6 +132,12 @@ class UnsupportedFormat(FlashQError):
     code = "unsupported_format"
 
 
+class NotMigrated(FlashQError):
+    """Source and target of a migration do not fit together. Nothing more was copied. `details`: topic, offset."""
+
+    code = "not_migrated"
+
+
 class Closed(FlashQError):
     """The log, or the whole FlashQ, has been closed."""
 

@@ -52,7 +52,7 @@ def test_without_waiting_for_replicas_a_post_is_written_and_one_that_asks_is_rep
 def test_a_start_without_a_cluster_ends_and_says_so(tmp_path: Path) -> None:
     arguments = ("--storage", "kafka", "--kafka-bootstrap", "127.0.0.1:1", "--data-dir", str(tmp_path / "unused"))
     with flashq(*arguments, log=tmp_path / "log") as server:
-        assert server.wait(20) == 5
+        assert server.wait(60) == 5
         assert "no broker of 127.0.0.1:1 answers" in server.log()
     with pytest.raises(StorageUnavailable, match=r"no broker of 127\.0\.0\.1:1 answers"):
         FlashQ.open("kafka://127.0.0.1:1")

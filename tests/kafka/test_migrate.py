@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from flashq import FlashQ, Record
-from flashq.broker.migrate import NotMigrated, migrate_topic
+from flashq.broker.migrate import migrate_topic
+from flashq.errors import NotMigrated
 from flashq.storage.interface import by_id
 from tests.kafka.clean import emptied
 from tests.kafka.cluster import Cluster

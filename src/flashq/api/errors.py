@@ -29,6 +29,7 @@ STATUS: Mapping[str, int] = {
     "configuration_error": 500,
     "data_corruption": 500,
     "internal_error": 500,
+    "not_migrated": 500,
     "unsupported_format": 500,
     "closed": 503,
     "directory_locked": 503,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from flashq.batch import BadFrame, Batch, Stored, decode, encode_stored
 from flashq.broker.decoding import undecodable
 from flashq.broker.flashq import FlashQ
-from flashq.errors import FlashQError
+from flashq.errors import NotMigrated
 from flashq.storage.interface import CommittedOffset, TopicLog, by_id
 
 READ_BYTES = 1024 * 1024
@@ -21,12 +21,6 @@ MIN_REMOTE_SEGMENT_BYTES = 1024 * 1024
 
 Advance = Callable[[int], object]
 """Told of bytes that are done."""
-
-
-class NotMigrated(FlashQError):
-    """Source and target do not fit together. Nothing more was copied. `details`: topic, offset."""
-
-    code = "not_migrated"
 
 
 @dataclass(frozen=True, slots=True)
