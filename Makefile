@@ -7,8 +7,9 @@ UV_VERSION := 0.13.9
 
 CLIENT_TESTS := tests/clients/node
 WORKERS := 2
+BENCH_TOOLS := cc:gcc cc:libc6-dev redis-server redis-cli:redis-tools fio wrk java:default-jre-headless mvn:maven
 
-.PHONY: serve test clients check format crash bench lock clean
+.PHONY: serve test clients check format crash bench bench-quick bench-peers lock clean
 .DEFAULT_GOAL := test
 
 $(READY): requirements.lock pyproject.toml
@@ -46,14 +47,28 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## ratios against the limits of this machine
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: $(READY)  ## side by side with peers and limits (ARGS="--only single" for some rows)
+	$(BIN)/python -m benchmarks --keep $(ARGS)
+
+bench-quick: $(READY)  ## the same with fewer rows and rounds, under two minutes, printed only
+	$(BIN)/python -m benchmarks --quick $(ARGS)
+
+bench-peers: $(READY)  ## install what FlashQ is measured against (as root: Debian packages too)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps --requirement benchmarks/requirements.lock
+	@missing=; for tool in $(BENCH_TOOLS); do command -v $${tool%%:*} >/dev/null || missing="$$missing $${tool##*:}"; done; \
+	if [ -n "$$missing" ] && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	elif [ -n "$$missing" ]; then echo "not installed:$$missing; the rows that need them will say so"; fi
+	@if command -v mvn >/dev/null; then cd benchmarks/peers/kafka && mvn --quiet --batch-mode dependency:copy-dependencies; \
+	else echo "not installed: Apache Kafka, which needs mvn; the rows that need it will say so"; fi
 
 lock:  ## resolve the newest allowed versions into requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--python-version 3.11 --group dev pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--python-version 3.11 --group bench --constraint requirements.lock --output-file benchmarks/requirements.lock
 
 clean:
 	rm -rf $(VENV)

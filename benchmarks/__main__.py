@@ -1,21 +1,72 @@
-"""`make bench`: the figures of docs/performance.md, as ratios within one run. `make bench ARGS=--quick` is shorter."""
+"""`make bench`: FlashQ side by side with its peers and with the limits of this machine, as ratios within one run."""
 
 from __future__ import annotations
 
+import argparse
+import shlex
 import sys
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from functools import partial
 
-from benchmarks import embedded, memory, over_http
-from benchmarks.measure import report
+from benchmarks.machine import facts
+from benchmarks.measure import FULL, NOISE_BOUND, QUICK, Effort, Row
+from benchmarks.report import Run, history, latest, save, table
+from benchmarks.rows import batches, embedded, posts
+
+FAMILIES: Mapping[str, Callable[[Effort], Iterator[Row]]] = {
+    "single/memory": partial(posts.single, "memory"),
+    "single/periodic": partial(posts.single, "periodic"),
+    "single/always": partial(posts.single, "always"),
+    "latest": batches.latest,
+    "batch/post/memory": partial(batches.posts, "memory"),
+    "batch/post/periodic": partial(batches.posts, "periodic"),
+    "batch/post/always": partial(batches.posts, "always"),
+    "batch/poll": batches.polls,
+    "embedded/post": embedded.posts,
+    "embedded/poll": embedded.polls,
+}
 
 
 def main() -> int:
-    quick = "--quick" in sys.argv[1:]
-    rows = embedded.rows(rounds=3 if quick else 7, batches=100 if quick else 300, large=500_000 if quick else 5_000_000)
-    rows += over_http.rows(rounds=2 if quick else 5, seconds=2 if quick else 4)
-    rows += embedded.open_time(0.25 if quick else 2)
-    rows += memory.rows(read_bytes=100_000_000 if quick else 1_073_000_000)
-    print(report(rows))
-    return 1 if any(row.verdict == "SHORT" for row in rows) else 0
+    asked = _arguments()
+    families = {name: rows for name, rows in FAMILIES.items() if name.startswith(tuple(asked.only.split(",")))}
+    if not families:
+        print(f"no rows begin with {asked.only}; there are {', '.join(FAMILIES)}", file=sys.stderr)
+        return 2
+    before = latest(history())
+    run = Run(datetime.now(UTC), shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), facts(), [])
+    for name, rows in families.items():
+        print(f"measuring {name} ...", file=sys.stderr, flush=True)
+        run.rows += rows(QUICK if asked.quick else FULL)
+    print(table(run.rows, before))
+    if asked.keep:
+        print(f"kept in {save(run)}", file=sys.stderr)
+    return _outcome(run.rows)
+
+
+def _outcome(rows: list[Row]) -> int:
+    """0; 1 if a target was missed; 3 if the machine was too noisy to say."""
+    verdicts = [comparison.verdict for row in rows for comparison in row.comparisons]
+    noisy, short = verdicts.count("NOISY"), verdicts.count("SHORT")
+    if short:
+        print(f"{short} of {len(verdicts)} comparisons fall short of their target.", file=sys.stderr)
+    if noisy:
+        print(
+            f"{noisy} of {len(verdicts)} comparisons were TOO NOISY to mean anything: their ratios spread by more than "
+            f"{NOISE_BOUND:.0%}. Run them again with nothing else on this machine.",
+            file=sys.stderr,
+        )
+        return 3
+    return 1 if short else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rows and rounds: under two minutes")
+    parser.add_argument("--only", default="", metavar="ROWS", help="families that begin so, with commas between")
+    parser.add_argument("--keep", action="store_true", help="add the run to benchmarks/results/")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
