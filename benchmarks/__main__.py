@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -12,7 +14,7 @@ from functools import partial
 from benchmarks.machine import facts
 from benchmarks.measure import FULL, NOISE_BOUND, QUICK, Effort, Row
 from benchmarks.report import Run, history, latest, save, table
-from benchmarks.rows import batches, embedded, posts
+from benchmarks.rows import batches, embedded, following, posts
 
 FAMILIES: Mapping[str, Callable[[Effort], Iterator[Row]]] = {
     "single/memory": partial(posts.single, "memory"),
@@ -23,6 +25,8 @@ FAMILIES: Mapping[str, Callable[[Effort], Iterator[Row]]] = {
     "batch/post/periodic": partial(batches.posts, "periodic"),
     "batch/post/always": partial(batches.posts, "always"),
     "batch/poll": batches.polls,
+    "follow": following.group,
+    "fan-out": following.fan_out,
     "embedded/post": embedded.posts,
     "embedded/poll": embedded.polls,
 }
@@ -36,12 +40,21 @@ def main() -> int:
         return 2
     before = latest(history())
     run = Run(datetime.now(UTC), shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), facts(), [])
+    failed = []
     for name, rows in families.items():
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
-        run.rows += rows(QUICK if asked.quick else FULL)
+        try:
+            for row in rows(QUICK if asked.quick else FULL):
+                run.rows.append(row)
+        except (RuntimeError, OSError, subprocess.SubprocessError):
+            failed.append(name)
+            traceback.print_exc()
     print(table(run.rows, before))
     if asked.keep:
         print(f"kept in {save(run)}", file=sys.stderr)
+    if failed:
+        print(f"FAILED, see above: {', '.join(failed)}", file=sys.stderr)
+        return 4
     return _outcome(run.rows)
 
 

@@ -36,15 +36,11 @@ class Load(msgspec.Struct):
     hello: bytes = b""
 
 
-class Overloaded(RuntimeError):
-    """An open loop asked for more than the server answers, so latency means nothing."""
-
-
 def generate(server: Server, load: Load, connections: int, seconds: float, rate: float = 0) -> Figures:
     """Send on so many connections for so long; `rate` requests a second make it an open loop.
 
     Gives `rate` in records a second, `requests`, percentiles as load.c does, and the server's `cpu_s_per_million`.
-    Raises RuntimeError if an answer is an error, Overloaded if an open loop answered less than 95 % of what was due.
+    Raises RuntimeError if an answer is an error.
     """
     with tempfile.TemporaryDirectory(prefix="flashq-load-") as directory:
         arguments = [str(binary()), load.protocol, str(server.port), str(connections), str(seconds), str(rate)]
@@ -62,8 +58,6 @@ def generate(server: Server, load: Load, connections: int, seconds: float, rate:
     if done.returncode:
         raise RuntimeError(done.stderr.strip())
     figures: Figures = json.loads(done.stdout)
-    if rate and figures["rate"] < 0.95 * rate:
-        raise Overloaded(f"{figures['rate']:,.0f} of {rate:,.0f} requests a second were answered")
     whole = (figures["seconds"] + WARM_UP_S) / figures["seconds"]  # the CPU counts the warm-up too
     figures["requests"] = figures["answers"]
     figures["rate"] *= load.records

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from benchmarks import load
@@ -29,7 +29,7 @@ class Field:
         def post(name: str) -> Figures:
             return generate(self.servers[name], loads[name], connections, effort.seconds)
 
-        return self._each(loads, post, effort, limits)
+        return self.each(post, effort, limits)
 
     def race_to_post(
         self, loads: Mapping[str, Load], connections: int, effort: Effort, limits: Mapping[str, Work] | None = None
@@ -45,16 +45,13 @@ class Field:
                 raise RuntimeError(f"{name} acknowledged {acknowledged:,.0f} records and stored {after - before:,}")
             return figures
 
-        return self._each(loads, post, effort, limits)
+        return self.each(post, effort, limits)
 
-    def _each(
-        self,
-        names: Iterable[str],
-        run: Callable[[str], Figures],
-        effort: Effort,
-        limits: Mapping[str, Work] | None,
+    def each(
+        self, run: Callable[[str], Figures], effort: Effort, limits: Mapping[str, Work] | None = None
     ) -> list[Contender]:
-        work: dict[str, Work] = {name: self.missing[name] or partial(run, name) for name in names}
+        """One run for each contender in each round, given its name."""
+        work: dict[str, Work] = {name: self.missing[name] or partial(run, name) for name in self.peers}
         return interleave(work | dict(limits or {}), effort)
 
 
