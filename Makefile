@@ -8,8 +8,10 @@ UV_VERSION := 0.13.9
 CLIENT_TESTS := tests/clients/node
 WORKERS := 2
 BENCH_TOOLS := cc:gcc cc:libc6-dev redis-server redis-cli:redis-tools fio wrk java:default-jre-headless mvn:maven
+FUZZ_SECONDS := 60
+NO_KAFKA := Java or Maven is missing: the tests on Apache Kafka are skipped
 
-.PHONY: serve test clients check format crash bench bench-quick bench-peers lock clean
+.PHONY: serve demo test clients check format crash fuzz bench bench-quick bench-peers lock clean test-kafka
 .DEFAULT_GOAL := test
 
 $(READY): requirements.lock pyproject.toml
@@ -23,9 +25,17 @@ $(READY): requirements.lock pyproject.toml
 serve: $(READY)  ## a server on 127.0.0.1:8080, records in ./flashq-data (ARGS="--port 9000" for more)
 	@exec $(BIN)/flashq serve --data-dir ./flashq-data $(ARGS)
 
+demo: $(READY)  ## a tour: post, poll, groups, and a crash (ARGS=--quick asks nothing)
+	@$(BIN)/flashq demo $(ARGS)
+
 test: $(READY)  ## every test that fits in five minutes
-	$(BIN)/python -m pytest -m "not crash and not alone" -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not crash and not alone and not kafka" -n $(WORKERS) --dist loadfile $(ARGS)
 	$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? = 5 ]  # 5: ARGS chose none of these
+	@command -v java >/dev/null && command -v mvn >/dev/null || echo "$(NO_KAFKA)"
+
+test-kafka: $(READY)  ## the tests on Apache Kafka: three brokers, from Maven Central, in a temporary directory
+	@if command -v java >/dev/null && command -v mvn >/dev/null; \
+	then $(BIN)/python -m pytest -m "kafka and not crash" $(ARGS); else echo "$(NO_KAFKA)"; fi
 
 clients:  ## install the clients some tests talk with: curl, wrk, Node's eventsource (as root: Debian packages too)
 	@missing=; for tool in curl wrk npm; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
@@ -34,8 +44,13 @@ clients:  ## install the clients some tests talk with: curl, wrk, Node's eventso
 	elif [ -n "$$missing" ]; then echo "not installed:$$missing; tests that need them are skipped"; fi
 	@if command -v npm >/dev/null; then cd $(CLIENT_TESTS) && npm ci --silent --no-audit --no-fund; fi
 
-crash: $(READY)  ## kill -9 under load, many rounds for each sync mode
+crash: $(READY)  ## kills, power cuts and failing disks for an hour (root, loop devices, strace); writes docs/reliability.md
 	$(BIN)/python -m pytest -m crash -s --timeout=3600 $(ARGS)
+
+fuzz: $(READY)  ## mutated input against each target for FUZZ_SECONDS, guided by the branches it takes
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r fuzz/requirements.lock
+	for target in frames requests bodies; do \
+		$(BIN)/python -m fuzz $$target --seconds $(FUZZ_SECONDS) || exit 1; done
 
 check: $(READY)  ## lint, types, import contracts
 	$(BIN)/ruff check .
@@ -59,8 +74,8 @@ bench-peers: $(READY)  ## install what FlashQ is measured against (as root: Debi
 	if [ -n "$$missing" ] && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	elif [ -n "$$missing" ]; then echo "not installed:$$missing; the rows that need them will say so"; fi
-	@if command -v mvn >/dev/null; then cd benchmarks/peers/kafka && mvn --quiet --batch-mode dependency:copy-dependencies; \
-	else echo "not installed: Apache Kafka, which needs mvn; the rows that need it will say so"; fi
+	@if command -v mvn >/dev/null; then mvn --quiet --batch-mode -f tests/kafka/pom.xml package; \
+	else echo "not installed: Apache Kafka, which comes by mvn; the rows that need it will say so"; fi
 
 lock:  ## resolve the newest allowed versions into requirements.lock
 	$(PYTHON) -m venv $(VENV)
@@ -69,6 +84,8 @@ lock:  ## resolve the newest allowed versions into requirements.lock
 		--python-version 3.11 --group dev pyproject.toml --output-file requirements.lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--python-version 3.11 --group bench --constraint requirements.lock --output-file benchmarks/requirements.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--python-version 3.11 --group fuzz --output-file fuzz/requirements.lock
 
 clean:
 	rm -rf $(VENV)

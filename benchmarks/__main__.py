@@ -13,30 +13,64 @@ from functools import partial
 
 from benchmarks.machine import facts
 from benchmarks.measure import FULL, NOISE_BOUND, QUICK, Effort, Row
+from benchmarks.peers import Durability
 from benchmarks.report import Run, history, latest, save, table
-from benchmarks.rows import batches, embedded, following, posts
+from benchmarks.rows import (
+    batches,
+    command_line,
+    embedded,
+    following,
+    footprint,
+    generator,
+    kafka,
+    latency,
+    log_size,
+    posts,
+)
 
+DURABILITIES: tuple[Durability, ...] = ("memory", "periodic", "always")
 FAMILIES: Mapping[str, Callable[[Effort], Iterator[Row]]] = {
-    "single/memory": partial(posts.single, "memory"),
-    "single/periodic": partial(posts.single, "periodic"),
-    "single/always": partial(posts.single, "always"),
+    "generator": generator.rows,
+    **{f"single/{mode}/{n}": partial(posts.single, mode, n) for mode in DURABILITIES for n in posts.CONNECTIONS},
     "latest": batches.latest,
-    "batch/post/memory": partial(batches.posts, "memory"),
-    "batch/post/periodic": partial(batches.posts, "periodic"),
-    "batch/post/always": partial(batches.posts, "always"),
-    "batch/poll": batches.polls,
-    "follow": following.group,
-    "fan-out": following.fan_out,
-    "embedded/post": embedded.posts,
+    "latency": latency.durable,
+    **{f"batch/post/{mode}/100": partial(batches.posts, mode, 100) for mode in DURABILITIES},
+    "batch/post/periodic/1000": partial(batches.posts, "periodic", 1000),
+    "batch/post/periodic/10000": partial(batches.posts, "periodic", 10_000),
+    **{f"batch/poll/{size}": partial(batches.polls, size) for size in (100, 1000, 10_000)},
+    "kafka/periodic": partial(kafka.rows, "periodic"),
+    "kafka/always": partial(kafka.rows, "always"),
+    "follow/periodic": partial(following.group, "periodic"),
+    "follow/always": partial(following.group, "always"),
+    **{f"fan-out/{readers}": partial(following.fan_out, readers) for readers in (1, 10, 100)},
+    "embedded/post/periodic": partial(embedded.posts, "periodic"),
+    "embedded/post/always": partial(embedded.posts, "always"),
     "embedded/poll": embedded.polls,
+    "log-size/append": log_size.append,
+    "log-size/open": log_size.opening,
+    "command": command_line.rows,
+    "footprint": footprint.rows,
 }
+"""Rows that share servers, by the beginning of their keys."""
+
+QUICK_FAMILIES = (
+    "single/memory/32",
+    "single/periodic/32",
+    "single/always/32",
+    "latest",
+    "batch/post/periodic/100",
+    "batch/poll/100",
+    "follow/periodic",
+    "embedded",
+)
 
 
 def main() -> int:
     asked = _arguments()
-    families = {name: rows for name, rows in FAMILIES.items() if name.startswith(tuple(asked.only.split(",")))}
+    wanted = tuple(asked.only.split(",")) if asked.only else QUICK_FAMILIES if asked.quick else ("",)
+    families = {name: rows for name, rows in FAMILIES.items() if name.startswith(wanted)}
     if not families:
-        print(f"no rows begin with {asked.only}; there are {', '.join(FAMILIES)}", file=sys.stderr)
+        print(f"No rows begin with {asked.only}. There are {', '.join(FAMILIES)}", file=sys.stderr)
         return 2
     before = latest(history())
     run = Run(datetime.now(UTC), shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), facts(), [])

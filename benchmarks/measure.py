@@ -28,7 +28,7 @@ class Effort(msgspec.Struct, frozen=True):
     quick: bool = False
 
 
-FULL = Effort(rounds=5, seconds=1.5, scale=1.0)
+FULL = Effort(rounds=5, seconds=1.0, scale=1.0)
 QUICK = Effort(rounds=3, seconds=0.7, scale=0.1, quick=True)
 
 

@@ -42,7 +42,7 @@ def latest(runs: Iterable[Run]) -> dict[str, tuple[Row, Run]]:
 
 def table(rows: Sequence[Row], before: dict[str, tuple[Row, Run]]) -> str:
     """A line for each comparison. `before` is what the ratio was in the history."""
-    heads = ("what", "FlashQ", "against", "theirs", "ratio", "wanted", "spread", "before", "")
+    heads = ("what", "ours", "against", "theirs", "ratio", "wanted", "spread", "before", "")
     lines = [heads, *(_cells(row, each, before) for row in rows for each in row.comparisons)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     return "\n".join(

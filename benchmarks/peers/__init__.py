@@ -27,6 +27,9 @@ class Peer(Protocol):
     def post(self, records: int, size: int) -> Load:
         """Requests that each append so many records of `size` bytes, and are answered as `durability` says."""
 
+    def poll(self, offsets: list[int], records: int) -> Load:
+        """Requests that each read so many records, from each of these offsets in turn."""
+
     def stored(self, server: Server) -> int | None:
         """How many records the log has; None from one that keeps nothing."""
 

@@ -30,6 +30,9 @@ class Starlette:
     def post(self, records: int, size: int) -> Load:
         return FlashQServer().post(records, size)
 
+    def poll(self, offsets: list[int], records: int) -> Load:
+        raise NotImplementedError("it only takes records")
+
     def stored(self, server: Server) -> None:
         return None
 

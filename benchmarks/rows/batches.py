@@ -13,61 +13,56 @@ from benchmarks.peers.flashq_server import FlashQServer
 from benchmarks.peers.http_limit import HTTPLimit
 from benchmarks.peers.nats import NATS
 from benchmarks.peers.redis import Redis
+from benchmarks.rows.posts import cpu
 from benchmarks.rows.servers import Field, serving
 
 CONNECTIONS = 4
 """A batch is work enough for its connection; these keep the server busy."""
-POSTED_WANTED, POLLED_WANTED = 400_000, 600_000  # records/s of 100 B, a thousand a batch
-FILLED = 100_000  # records in a log that is polled
+TARGET = (1000, 100)
+POSTED_WANTED, POLLED_WANTED = 400_000, 600_000  # records/s at the target
+FILLED = 100_000  # records in a log that is polled; a tenth of 10 kB
 
 
-def posts(durability: Durability, effort: Effort) -> Iterator[Row]:
+def posts(durability: Durability, size: int, effort: Effort) -> Iterator[Row]:
     """Redis and NATS get as many commands in one write, and answer each."""
-    flashq = FlashQServer()
-    peers: list[Peer] = [flashq, Redis(), NATS()]
-    for records, size in _shapes(effort):
+    peers: list[Peer] = [FlashQServer(), Redis(), NATS()]
+    for records in (1000,) if effort.quick or durability != "periodic" else (10, 100, 1000):
         with serving(peers, durability) as field:
             loads = {peer.name: peer.post(records, size) for peer in peers}
-            limit = codec.Codec(records, size)
-            full = records == 1000 and size == 100
-            contenders = field.race_to_post(
-                loads, CONNECTIONS, effort, {codec.NAME_WITH_JSON: partial(_on_one_core, limit.post, effort)}
-            )
+            limits = {codec.NAME_WITH_JSON: partial(_on_one_core, codec.Codec(records, size).post, effort)}
+            contenders = field.race_to_post(loads, CONNECTIONS, effort, limits)
+        is_target = (records, size) == TARGET
+        what = f"posts of {records:,} x {size:,} B, {durability}"
+        yield compare(
+            f"batch/post/{durability}/{records}x{size}",
+            what,
+            "records/s",
+            contenders,
+            wanted={codec.NAME_WITH_JSON: 0.5} if is_target else {},
+            bounds={"400,000/s": POSTED_WANTED} if is_target else {},
+        )
+        if is_target:
+            yield cpu(f"cpu/batch/{durability}", what, contenders)
+
+
+def polls(size: int, effort: Effort) -> Iterator[Row]:
+    """From a log in files, from many places in it."""
+    filled = min(FILLED, FILLED * 1000 // size)
+    with serving([FlashQServer(), Redis(), NATS()], "periodic") as field:
+        _fill(field, filled, size)
+        for records in (1000,) if effort.quick else (1, 100, 1000):
+            offsets = [offset % (filled - records) for offset in range(0, 64 * 7919, 7919)]
+            loads = {name: peer.poll(offsets, records) for name, peer in field.peers.items()}
+            limits = {codec.NAME_WITH_JSON: partial(_on_one_core, codec.Codec(records, size).poll, effort)}
+            is_target = (records, size) == TARGET
             yield compare(
-                f"batch/post/{durability}/{records}x{size}",
-                f"posts of {records:,} x {size:,} B, {durability}",
+                f"batch/poll/{records}x{size}",
+                f"polls of {records:,} x {size:,} B",
                 "records/s",
-                contenders,
-                wanted={codec.NAME_WITH_JSON: 0.5} if full else {},
-                bounds={"400,000/s": POSTED_WANTED} if full else {},
+                field.race(loads, CONNECTIONS, effort, limits),
+                wanted={codec.NAME_WITH_JSON: 0.5} if is_target else {},
+                bounds={"600,000/s": POLLED_WANTED} if is_target else {},
             )
-
-
-def polls(effort: Effort) -> Iterator[Row]:
-    """From a log of 100,000 records (fewer if they are large) in files, from many places in it."""
-    flashq, redis, nats = FlashQServer(), Redis(), NATS()
-    for size in (100,) if effort.quick else (100, 1000, 10_000):
-        filled = FILLED * 100 // size if size > 1000 else FILLED
-        with serving([flashq, redis, nats], "periodic") as field:
-            _fill(field, filled, size)
-            for records in (1000,) if effort.quick else (1, 100, 1000):
-                offsets = (
-                    [offset % (filled - records) for offset in range(0, 64 * 7919, 7919)] if filled > records else [0]
-                )
-                loads = {peer.name: peer.poll(offsets, records) for peer in (flashq, redis, nats)}
-                limit = codec.Codec(records, size)
-                full = records == 1000 and size == 100
-                contenders = field.race(
-                    loads, CONNECTIONS, effort, {codec.NAME_WITH_JSON: partial(_on_one_core, limit.poll, effort)}
-                )
-                yield compare(
-                    f"batch/poll/{records}x{size}",
-                    f"polls of {records:,} x {size:,} B",
-                    "records/s",
-                    contenders,
-                    wanted={codec.NAME_WITH_JSON: 0.5} if full else {},
-                    bounds={"600,000/s": POLLED_WANTED} if full else {},
-                )
 
 
 def latest(effort: Effort) -> Iterator[Row]:
@@ -87,23 +82,15 @@ def latest(effort: Effort) -> Iterator[Row]:
         )
 
 
-def _shapes(effort: Effort) -> list[tuple[int, int]]:
-    if effort.quick:
-        return [(1000, 100)]
-    return [(records, size) for size in (100, 1000, 10_000) for records in (10, 100, 1000)]
-
-
 def _fill(field: Field, records: int, size: int) -> None:
-    """The same records into each server that runs, Redis with ids we can ask for."""
+    """At least so many into each server that runs, Redis with ids we can ask for."""
     for name, server in field.servers.items():
         peer = field.peers[name]
         if isinstance(peer, Redis):
             peer.fill(server, records, size)
             continue
-        batch = 100
-        load = peer.post(batch, size)
         while (peer.stored(server) or 0) < records:
-            generate(server, load, CONNECTIONS, 0.2)
+            generate(server, peer.post(100, size), CONNECTIONS, 0.2)
 
 
 def _on_one_core(work: Callable[[], int], effort: Effort) -> Figures:

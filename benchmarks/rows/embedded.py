@@ -19,17 +19,18 @@ BATCH, SIZE = 1000, 100
 READ_FROM = 100_000
 
 
-def posts(effort: Effort) -> Iterator[Row]:
-    """Batches of 1,000, written and synced later: SQLite at its best, and the queues on it."""
-    queues: list[EmbeddedPeer] = [LiteQueue(transactions=False), LiteQueue(transactions=True), PersistQueue()]
-    yield _posts("periodic", BATCH, 1, effort, queues, wanted={SQLite.name: 2.0, "litequeue": 50.0, codec.NAME: 0.5})
-    yield _posts("always", BATCH, 1, effort)
+def posts(durability: Durability, effort: Effort) -> Iterator[Row]:
+    """Batches of 1,000 and single records. What is on SQLite has a durability of its own."""
+    queues: list[EmbeddedPeer] = []
+    wanted = {}
+    if durability == "periodic":
+        queues = [LiteQueue(transactions=False), LiteQueue(transactions=True), PersistQueue()]
+        wanted = {SQLite.name: 2.0, "litequeue": 50.0, codec.NAME: 0.5}
+    yield _posts(durability, BATCH, 1, effort, queues, wanted)
     if not effort.quick:
-        yield _posts("periodic", BATCH, 4, effort)
-        yield _posts("always", BATCH, 4, effort)
-        yield _posts("periodic", 1, 1, effort, queues)
-        yield _posts("always", 1, 1, effort)
-        yield _posts("always", 1, 4, effort)
+        yield _posts(durability, BATCH, 4, effort)
+        yield _posts(durability, 1, 1, effort, queues)
+        yield _posts(durability, 1, 4, effort)
 
 
 def polls(effort: Effort) -> Iterator[Row]:

@@ -25,42 +25,39 @@ RATE, FAN_OUT_RATE = 1000, 200  # posts a second
 WAYS = {FlashQServer.name: "flashq", Redis.name: "redis", NATS.name: "nats"}
 
 
-def group(effort: Effort) -> Iterator[Row]:
+def group(durability: Durability, effort: Effort) -> Iterator[Row]:
     """A consumer group that follows a producer, and commits what it read."""
-    durabilities: list[Durability] = ["periodic"] if effort.quick else ["periodic", "always"]
-    for durability in durabilities:
-        with serving([FlashQServer(), Redis(), NATS()], durability) as field:
-            yield compare(
-                f"follow/{durability}/1000",
-                f"post to group, {durability}, {RATE:,}/s, p50",
-                "us",
-                field.each(partial(_followed, field, "group", 1, RATE, effort), effort),
-                bounds={"1 ms": 1000},
-                figure="p50_us",
-                less_is_better=True,
-            )
-            if not effort.quick:
-                yield compare(
-                    f"follow/{durability}/full",
-                    f"post to group, {durability}, {POSTERS} posters at full speed",
-                    "records/s",
-                    field.each(partial(_followed, field, "group", 1, 0, effort), effort),
-                    figure="rate",
-                )
+    with serving([FlashQServer(), Redis(), NATS()], durability) as field:
+        yield compare(
+            f"follow/{durability}/1000",
+            f"post to group, {durability}, {RATE:,}/s, p50",
+            "us",
+            field.each(partial(_followed, field, "group", 1, RATE, effort), effort),
+            bounds={"1 ms": 1000},
+            figure="p50_us",
+            less_is_better=True,
+        )
+        if effort.quick:
+            return
+        yield compare(
+            f"follow/{durability}/full",
+            f"post to group, {durability}, {POSTERS} posters at full speed",
+            "records/s",
+            field.each(partial(_followed, field, "group", 1, 0, effort), effort),
+        )
 
 
-def fan_out(effort: Effort) -> Iterator[Row]:
+def fan_out(readers: int, effort: Effort) -> Iterator[Row]:
     """Every record to every reader."""
-    for readers in (10,) if effort.quick else (1, 10, 100):
-        with serving([FlashQServer(), Redis(), NATS()], "periodic") as field:
-            yield compare(
-                f"fan-out/{readers}",
-                f"post to {readers} stream{'s' * (readers > 1)}, {FAN_OUT_RATE}/s, p99",
-                "us",
-                field.each(partial(_followed, field, "stream", readers, FAN_OUT_RATE, effort), effort),
-                figure="p99_us",
-                less_is_better=True,
-            )
+    with serving([FlashQServer(), Redis(), NATS()], "periodic") as field:
+        yield compare(
+            f"fan-out/{readers}",
+            f"post to {readers} stream{'s' * (readers > 1)}, {FAN_OUT_RATE}/s, p99",
+            "us",
+            field.each(partial(_followed, field, "stream", readers, FAN_OUT_RATE, effort), effort),
+            figure="p99_us",
+            less_is_better=True,
+        )
 
 
 def _followed(field: Field, way: str, readers: int, rate: int, effort: Effort, name: str) -> Figures:

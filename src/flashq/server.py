@@ -113,11 +113,11 @@ async def _serve(
     # Not the loop's own handlers: closing the loop brings the default action back, while the last flush is to come.
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
-    flashq.backend.drive_from_loop(loop.call_soon, loop.call_soon_threadsafe)
+    flashq.backend.drive_from_loop(loop)
     executor = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="flashq-blocking")
     metrics, counters = Metrics(), Counters()
     flashq.backend.observe_syncs(metrics.syncs.add)
-    handlers = _handlers(flashq, loop, executor, metrics, counters)
+    handlers = operation_handlers(flashq, loop, executor, metrics, counters)
     router = Router(handlers, _edge_of(settings, token), metrics)
     limits = Limits(max_body_bytes=settings.max_body_bytes, max_connections=settings.max_connections)
     server = HttpServer(router, limits=limits, render=_protocol_error, on_error=_log_failure, counters=counters)
@@ -137,11 +137,12 @@ async def _serve(
             log.warning("connections_cut_off", after_s=DRAIN_S)
     finally:
         executor.shutdown()
+        flashq.backend.leave_loop()
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # the server is stopping, and a flush must not be cut short
 
 
-def _handlers(
+def operation_handlers(
     flashq: FlashQ, loop: asyncio.AbstractEventLoop, executor: Executor, metrics: Metrics, counters: Counters
 ) -> dict[str, OperationHandler]:
     """What answers each operation of the contract, by its id."""

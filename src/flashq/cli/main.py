@@ -14,6 +14,8 @@ from flashq.cli.completion import EPILOG as COMPLETION_EPILOG
 from flashq.cli.completion import completion, prepare
 from flashq.cli.consume import EPILOG as CONSUME_EPILOG
 from flashq.cli.consume import consume
+from flashq.cli.demo import EPILOG as DEMO_EPILOG
+from flashq.cli.demo import demo
 from flashq.cli.export import EXPORT_EPILOG, IMPORT_EPILOG, export, import_
 from flashq.cli.groups import groups
 from flashq.cli.health import EPILOG as HEALTH_EPILOG
@@ -37,6 +39,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.command("serve", epilog=SERVE_EPILOG)(serve)
+app.command("demo", epilog=DEMO_EPILOG)(demo)
 app.command("produce", epilog=PRODUCE_EPILOG)(produce)
 app.command("consume", epilog=CONSUME_EPILOG)(consume)
 app.command("export", epilog=EXPORT_EPILOG)(export)

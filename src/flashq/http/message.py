@@ -124,6 +124,10 @@ class Response(msgspec.Struct, eq=False):
     stream: StreamSource | None = None
 
 
+NO_CONTENT = Response(204, content_type=b"")
+"""Shared, as any answer may be: nobody changes one that was given."""
+
+
 def with_fields(response: Response, fields: Fields) -> Response:
     """The same answer with more headers; `response` may be shared and stays as it is."""
     headers = (*response.headers, *fields)

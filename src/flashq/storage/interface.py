@@ -8,12 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
 
-from flashq.batch import Batch
 from flashq.errors import FlashQError, InvalidParameter, PreconditionFailed
+
+if TYPE_CHECKING:
+    from flashq.batch import Batch
 
 SyncMode = Literal["always", "periodic", "never"]
 SYNC_MODES: tuple[SyncMode, ...] = ("always", "periodic", "never")
@@ -97,6 +99,7 @@ class TopicLog(ABC):
     config: TopicConfig
     durability: Literal["fsynced", "written", "memory", "replicated"]  # what a done append has become
     on_advance: Callable[[], None] | None = None  # called after the high water mark has moved
+    unreadable: FlashQError | None = None  # why nothing is known of it: its offsets say nothing, deleting it works
 
     @property
     @abstractmethod

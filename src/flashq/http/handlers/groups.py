@@ -26,7 +26,7 @@ from flashq.broker.flashq import FlashQ
 from flashq.errors import ValidationError
 from flashq.http.handlers.blocking import Blocking
 from flashq.http.handlers.bodies import read_json
-from flashq.http.message import Deferred, Request, Response
+from flashq.http.message import NO_CONTENT, Deferred, Request, Response
 from flashq.http.router import error_response
 from flashq.storage.interface import Append, CommittedOffset, TopicLog
 
@@ -60,15 +60,14 @@ class GroupHandlers:
         parse_query(request.query, NoQuery)
         found = self._flashq.group(group)
         logs = sorted(self._flashq.backend.topics.values(), key=lambda log: log.name)
-        stands = [(log, committed) for log in logs if (committed := found.committed(log)) is not None]
+        readable = [log for log in logs if log.unreadable is None]  # of others nobody knows what it has committed
+        stands = [(log, committed) for log in readable if (committed := found.committed(log)) is not None]
         return Response(200, encode_json(Group(group, [_group_topic(log, committed) for log, committed in stands])))
 
     def delete_group(self, request: Request, group: str) -> Deferred:
         """Delete a group and its offsets."""
         parse_query(request.query, NoQuery)
-        return self._blocking.answer(
-            request, lambda: self._flashq.delete_consumer_group(group), lambda _: Response(204)
-        )
+        return self._blocking.answer(request, lambda: self._flashq.delete_consumer_group(group), lambda _: NO_CONTENT)
 
     def commit_offset(self, request: Request, group: str, topic: str) -> Deferred:
         """Set the offset a group reads next; answered once the sync mode's promise holds."""

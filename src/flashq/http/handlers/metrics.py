@@ -22,7 +22,6 @@ from flashq.http.handlers.blocking import Blocking
 from flashq.http.listener import Counters
 from flashq.http.message import Deferred, Request, Response
 from flashq.metrics import Histogram, Metrics
-from flashq.storage.file.unreadable import UnreadableTopicLog
 from flashq.storage.interface import ConsumerGroup, TopicLog
 
 _CONTENT_TYPE = PROMETHEUS.encode()
@@ -108,7 +107,7 @@ class _Logs(Collector):
         self._times: dict[tuple[str, int], int | None] = {}  # by topic id and offset: where groups stood last time
 
     def collect(self) -> Iterator[Metric]:
-        logs = [log for log in list(self._flashq.backend.topics.values()) if not isinstance(log, UnreadableTopicLog)]
+        logs = [log for log in list(self._flashq.backend.topics.values()) if log.unreadable is None]
         problems = len(self._flashq.health().problems)
         yield _gauge("flashq_health_problems", "Problems that /health tells of.", {(): problems})
         yield from self._topics(logs)

@@ -12,7 +12,7 @@ from flashq.api.queries import PostQuery, parse_query
 from flashq.api.records import lines_body, posted_body, to_rows
 from flashq.api.schemas import decode_post, line_decoder
 from flashq.batch import Batch
-from flashq.broker.flashq import FlashQ, check_name
+from flashq.broker.flashq import FlashQ
 from flashq.broker.terms import Terms, append_on, hash_idempotency_key
 from flashq.broker.tick import Tick
 from flashq.errors import FlashQError, InvalidParameter, StorageFailed
@@ -22,6 +22,7 @@ from flashq.http.message import JSON, Deferred, Request, Response
 from flashq.http.router import error_response
 from flashq.logging import get_logger
 from flashq.metrics import Volume
+from flashq.names import check_name
 from flashq.record import Row
 from flashq.storage.interface import Append, TopicLog
 

@@ -12,10 +12,11 @@ import contextlib
 import os
 import threading
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from flashq.errors import DataCorruption, FlashQError, InvalidParameter, StorageFailed, StorageFull, UnsupportedFormat
 from flashq.logging import get_logger
-from flashq.storage.backend import Deliver, Health, StorageBackend, SyncObserver
+from flashq.storage.backend import Health, StorageBackend, SyncObserver
 from flashq.storage.file.consumer_group import GROUP_SUFFIX, FileConsumerGroup
 from flashq.storage.file.directory_lock import DirectoryLock
 from flashq.storage.file.disk import Disk, on_disk
@@ -26,6 +27,9 @@ from flashq.storage.file.root_file import FORMAT, ROOT_FILE, RootFile, read_root
 from flashq.storage.file.topic_log import FileTopicLog
 from flashq.storage.file.unreadable import UnreadableGroup, UnreadableTopicLog
 from flashq.storage.interface import SYNC_MODES, ConsumerGroup, SyncMode, TopicConfig, TopicLog
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 log = get_logger(__name__)
 
@@ -131,8 +135,12 @@ class FileBackend(StorageBackend):
                 self._groups[name] = group
                 raise
 
-    def drive_from_loop(self, call_soon: Deliver, call_soon_threadsafe: Deliver) -> None:
-        self._flusher.drive_from_loop(call_soon, call_soon_threadsafe)
+    def drive_from_loop(self, loop: AbstractEventLoop) -> None:
+        self._disk.sync_from_loop(loop)
+        self._flusher.drive_from_loop(loop)
+
+    def leave_loop(self) -> None:
+        self._disk.leave_loop()
 
     def observe_syncs(self, observer: SyncObserver) -> None:
         self._flusher.on_sync = observer

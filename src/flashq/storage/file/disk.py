@@ -11,8 +11,13 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from flashq.errors import DataCorruption, StorageFailed, StorageFull
+from flashq.storage.file.kernel_sync import Ended, KernelSync
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 if sys.platform == "darwin":
     import fcntl
@@ -48,6 +53,7 @@ class Disk:
     """The real disk. Every method raises OSError as the system call does."""
 
     _spare: list[OpenFile] | None = None
+    _kernel_sync: KernelSync | None = None
 
     def reserve_descriptors(self) -> bool:
         """Keep `RESERVED_DESCRIPTORS` open for when the process has no more; whether all of them are there.
@@ -122,6 +128,23 @@ class Disk:
 
     def sync(self, file: OpenFile) -> None:
         _sync(file.fd)
+
+    def sync_from_loop(self, loop: AbstractEventLoop) -> None:
+        """Let `begin_sync` work, on this loop, where it can be had."""
+        try:
+            self._kernel_sync = KernelSync(loop)
+        except (ImportError, NotImplementedError, OSError):
+            pass
+
+    def begin_sync(self, file: OpenFile, ended: Ended) -> bool:
+        """`sync` on the loop: `ended` is told there, once. False, and nothing begun, where that cannot be had."""
+        return self._kernel_sync is not None and self._kernel_sync.begin(file.fd, ended)
+
+    def leave_loop(self) -> None:
+        """Block until syncs begun on the loop have ended; begin no more there. On its thread."""
+        if self._kernel_sync is not None:
+            self._kernel_sync.close()
+            self._kernel_sync = None
 
     def sync_directory(self, path: str) -> None:
         fd = self._open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -15,6 +15,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
+
+import msgspec
 
 from flashq.batch import Batch
 from flashq.errors import Closed, DataCorruption, FlashQError, StorageFailed, StorageFull
@@ -26,6 +29,23 @@ from flashq.storage.interface import Append, Settler, not_at_end
 
 _OVERDUE_INTERVALS = 3  # a sync is due after one; two more, and posts wait for it
 log = get_logger(__name__)
+
+
+class _Sync(msgspec.Struct):
+    """One sync of the active segment: what it makes durable, and what was so when it was prepared."""
+
+    segment: Segment
+    waiting: list[Append]
+    target: int  # the offset up to which everything is written
+    records: int  # written and not yet durable
+    rolling: bool
+    unsynced_since: float | None
+    readable: int
+    begun: float  # the flusher's clock
+
+    @property
+    def is_needed(self) -> bool:
+        return bool(self.records or self.rolling or self.segment.new_entry)
 
 
 class Journal(Settler):
@@ -245,40 +265,91 @@ class Journal(Settler):
     def sync(self) -> None:
         """Make everything written so far durable, roll if it is time, and complete what waited for that. Blocks."""
         with self._io:
-            with self.lock:
-                self._sync_wanted = False
-                waiting, self._unsynced = self._unsynced, []
-                target, records, rolling = self.written_offset, self._unsynced_records, self._rolling
-                segment, since, begun = self.segment, self._unsynced_since, self._flusher.clock()
-                before = self.readable
+            sync = self._prepare_sync()
             error: OSError | None = None
-            if self.failure is None and (records or rolling or segment.new_entry):
+            if self.failure is None and sync.is_needed:
                 try:
-                    self._flusher.sync(segment, records)
+                    sync.segment.sync()
                 except OSError as caught:
                     error = caught
-                except BaseException:  # an interrupt: whoever else waits for these syncs them
-                    with self.lock:
-                        self._unsynced, self._sync_wanted = waiting + self._unsynced, True
+                except BaseException:  # an interrupt
+                    self._put_back(sync)
                     raise
+            done = self._finish_sync(sync, error)
+            if sync.rolling and self.failure is None:
+                done = done + self._roll_over(sync.segment)
             with self.lock:
-                if self.failure is not None:  # a write failed meanwhile
-                    done = _fail(waiting, self.failure)
-                elif error is not None:
-                    done = self._stop(error, unknown=waiting)
-                else:
-                    done = waiting
-                    self._synced(target, records, since, begun)
-                self._note_done(done)
-            if rolling and self.failure is None:
-                done = done + self._roll_over(segment)
-            with self.lock:
-                moved = self.readable != before
+                moved = self.readable != sync.readable
                 # What waited for the roll has been written just now, perhaps with nobody left who would sync it.
-                worker = rolling and self._sync_wanted and not self._has_worker
+                worker = sync.rolling and self._sync_wanted and not self._has_worker
         self._deliver(done, moved)
         if worker:
             self._flusher.submit(self)
+
+    def begin_sync(self) -> bool:
+        """The worker's `sync` on the event loop, which goes on meanwhile. Its thread must not call `sync` then.
+
+        False, and nothing begun, where a thread has to do it: to roll, to write, or since the kernel can't.
+        """
+        if self._write_wanted or not self._io.acquire(blocking=False):
+            return False
+        sync = self._prepare_sync()
+        begun = not (sync.rolling or self._closed or self.failure is not None) and sync.segment.begin_sync(
+            partial(self._end_sync, sync)
+        )
+        if not begun:
+            self._put_back(sync)
+            self._io.release()
+        return begun
+
+    def _end_sync(self, sync: _Sync, error: OSError | None) -> None:
+        """On the loop, with `_io` held since `begin_sync`. The next one begins before anybody is told of this one."""
+        try:
+            done = self._finish_sync(sync, error)
+        finally:
+            self._io.release()
+        with self.lock:
+            moved = self.readable != sync.readable
+            idle = self._has_no_work()
+        if not idle and not self.begin_sync():
+            self._flusher.submit_to_thread(self)
+        self._deliver(done, moved)
+
+    def _put_back(self, sync: _Sync) -> None:
+        """It has not been made: whoever else waits for one makes it."""
+        with self.lock:
+            self._unsynced, self._sync_wanted = sync.waiting + self._unsynced, True
+
+    def _prepare_sync(self) -> _Sync:
+        """Take what a sync will complete. Under `_io`."""
+        with self.lock:
+            self._sync_wanted = False
+            waiting, self._unsynced = self._unsynced, []
+            return _Sync(
+                segment=self.segment,
+                waiting=waiting,
+                target=self.written_offset,
+                records=self._unsynced_records,
+                rolling=self._rolling,
+                unsynced_since=self._unsynced_since,
+                readable=self.readable,
+                begun=self._flusher.clock(),
+            )
+
+    def _finish_sync(self, sync: _Sync, error: OSError | None) -> list[Append]:
+        """Note what a sync has come to; the appends that are done with that. Under `_io`."""
+        with self.lock:
+            if self.failure is not None:  # a write failed meanwhile
+                done = _fail(sync.waiting, self.failure)
+            elif error is not None:
+                done = self._stop(error, unknown=sync.waiting)
+            else:
+                done = sync.waiting
+                self._synced(sync)
+            self._note_done(done)
+        if sync.is_needed and error is None:
+            self._flusher.synced(sync.begun, sync.records)
+        return done
 
     def roll_now(self, active: Segment) -> None:
         """Seal this segment if it is still the active one. Blocks."""
@@ -288,15 +359,15 @@ class Journal(Settler):
             self._rolling = True
         self.sync()
 
-    def _synced(self, target: int, records: int, since: float | None, begun: float) -> None:
-        self.durable_offset = target
-        self._unsynced_records -= records
+    def _synced(self, sync: _Sync) -> None:
+        self.durable_offset = sync.target
+        self._unsynced_records -= sync.records
         if self._flusher.mode == "always":
-            self.readable = target
-        if self._unsynced_since == since:
+            self.readable = sync.target
+        if self._unsynced_since == sync.unsynced_since:
             self._unsynced_since = None
             if self._unsynced_records and self._flusher.mode == "periodic":
-                self._unsynced_since = begun  # what was written while the sync ran is not older than that
+                self._unsynced_since = sync.begun  # what was written while the sync ran is not older than that
                 self._flusher.watch(self)
 
     def _roll_over(self, sealed: Segment) -> list[Append]:
@@ -373,6 +444,12 @@ class Journal(Settler):
             self._has_worker = True
             return True
 
+    def _has_no_work(self) -> bool:
+        """Whether the worker is done; then there is none any more. Under the lock."""
+        idle = self.failure is not None or not (self._sync_wanted or self._write_wanted)
+        self._has_worker = not idle
+        return idle
+
     def release_worker(self) -> None:
         with self.lock:
             self._has_worker = False
@@ -387,9 +464,7 @@ class Journal(Settler):
                 if self._sync_wanted:
                     self.sync()
                 with self.lock:
-                    idle = not self._sync_wanted and not self._write_wanted
-                    if idle or self.failure is not None:
-                        self._has_worker = False
+                    if self._has_no_work():
                         return
         except BaseException:
             self.release_worker()  # the next write finds another thread

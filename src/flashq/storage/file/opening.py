@@ -225,7 +225,7 @@ def read_topic_file(disk: Disk, directory: str) -> TopicFile:
         file = disk.open(path)
         about = msgspec.json.decode(disk.read(file, _MAX_TOPIC_FILE_BYTES, 0), type=TopicFile)
         about.config()
-    except (OSError, msgspec.MsgspecError, RecursionError, InvalidParameter) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidParameter) as error:
         raise DataCorruption(f"{path} cannot be read: {error}. Nothing was changed", path=path) from error
     if not about.epochs:
         raise DataCorruption(f"{path} names no epoch. Nothing was changed", path=path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter
@@ -19,12 +19,14 @@ from flashq.storage.file import index as index_file
 from flashq.storage.file import keys as keys_file
 from flashq.storage.file.disk import Disk, OpenFile
 from flashq.storage.file.index import SparseIndex
+from flashq.storage.file.kernel_sync import Ended
 from flashq.storage.file.recovery import Broken, EpochAt, Scan, scan, walk
 
 LOG_SUFFIX = ".log"
 INDEX_SUFFIX = ".index"
 KEYS_SUFFIX = ".keys"
 _SMALL_READ_BYTES = 16 * 1024
+_BASE_OFFSET = attrgetter("base_offset")
 TAIL_BYTES = 128 * 1024
 """How much of the latest frames an active segment keeps in memory for those who follow it."""
 
@@ -122,6 +124,11 @@ class Segment:
             self.disk.sync_directory(os.path.dirname(self.path))
             self.new_entry = False
 
+    def begin_sync(self, ended: Ended) -> bool:
+        """`sync` on the event loop (`Disk.begin_sync`). False, and nothing begun, where that cannot be had."""
+        assert self.file is not None
+        return not self.new_entry and self.disk.begin_sync(self.file, ended)
+
     def seal(self, next_offset: int) -> None:
         """Keep the index beside the data and let go of the file. The data must have been synced."""
         assert self._index is not None
@@ -157,6 +164,18 @@ class Segment:
     def open(self) -> OpenFile:
         return self.file or self.disk.open(self.path)
 
+    def read_tail(self, from_offset: int, to_offset: int, max_bytes: int | None) -> list[Batch]:
+        """What `read` gives, where all of it is in memory and within `max_bytes`; else []. `to_offset` ends a batch
+        or is inside the last one wanted."""
+        tail = self.tail
+        if not tail or tail[0].base_offset > from_offset or (max_bytes is not None and max_bytes < self.tail_bytes):
+            return []
+        last = tail[-1]
+        if last.base_offset <= from_offset:
+            return [last]
+        first = bisect_right(tail, from_offset, key=_BASE_OFFSET) - 1
+        return tail[first : bisect_left(tail, to_offset, lo=first + 1, key=_BASE_OFFSET)]
+
     def read(
         self, from_offset: int, to_offset: int, *, max_records: int | None, max_bytes: int | None, epoch_at: EpochAt
     ) -> list[Batch]:
@@ -183,7 +202,7 @@ class Segment:
         """Batches from the one with this offset, or from a little before it: from memory, else from the file."""
         tail = self.tail
         if tail and tail[0].base_offset <= offset:
-            at = bisect_right(tail, offset, key=attrgetter("base_offset")) - 1
+            at = bisect_right(tail, offset, key=_BASE_OFFSET) - 1
             return islice(tail, at, None)
         file, size = self.open(), self.size
         offset, position = self.index(epoch_at).find(offset)

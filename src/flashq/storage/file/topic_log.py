@@ -160,6 +160,11 @@ class FileTopicLog(TopicLog):
     def read(self, from_offset: int, *, max_records: int | None = None, max_bytes: int | None = None) -> list[Batch]:
         self._check_open()
         end = self.journal.readable
+        if from_offset < end and max_records != 0:  # most readers follow the end of the log
+            stop = end if max_records is None else min(end, from_offset + max_records)
+            recent = self._segments[-1].read_tail(from_offset, stop, max_bytes)
+            if recent:
+                return recent
         found: list[Batch] = []
         at = from_offset
         while at < end and (max_records is None or max_records > 0):

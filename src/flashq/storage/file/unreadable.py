@@ -21,7 +21,7 @@ class UnreadableTopicLog(TopicLog):
         self.topic_id = ""
         self.config = TopicConfig()
         self.directory = directory
-        self.damage = damage
+        self.damage = self.unreadable = damage
 
     def _refuse(self) -> NoReturn:
         raise self.damage.with_traceback(None)
