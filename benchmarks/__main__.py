@@ -4,88 +4,46 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from functools import partial
 
+from benchmarks import page
+from benchmarks.families import FAMILIES, QUICK_FAMILIES
 from benchmarks.machine import facts
-from benchmarks.measure import FULL, NOISE_BOUND, QUICK, Effort, Row
-from benchmarks.peers import Durability
-from benchmarks.report import Run, history, latest, save, table
-from benchmarks.rows import (
-    batches,
-    command_line,
-    embedded,
-    following,
-    footprint,
-    generator,
-    kafka,
-    latency,
-    log_size,
-    posts,
-)
-
-DURABILITIES: tuple[Durability, ...] = ("memory", "periodic", "always")
-FAMILIES: Mapping[str, Callable[[Effort], Iterator[Row]]] = {
-    "generator": generator.rows,
-    **{f"single/{mode}/{n}": partial(posts.single, mode, n) for mode in DURABILITIES for n in posts.CONNECTIONS},
-    "latest": batches.latest,
-    "latency": latency.durable,
-    **{f"batch/post/{mode}/100": partial(batches.posts, mode, 100) for mode in DURABILITIES},
-    "batch/post/periodic/1000": partial(batches.posts, "periodic", 1000),
-    "batch/post/periodic/10000": partial(batches.posts, "periodic", 10_000),
-    **{f"batch/poll/{size}": partial(batches.polls, size) for size in (100, 1000, 10_000)},
-    "kafka/periodic": partial(kafka.rows, "periodic"),
-    "kafka/always": partial(kafka.rows, "always"),
-    "follow/periodic": partial(following.group, "periodic"),
-    "follow/always": partial(following.group, "always"),
-    **{f"fan-out/{readers}": partial(following.fan_out, readers) for readers in (1, 10, 100)},
-    "embedded/post/periodic": partial(embedded.posts, "periodic"),
-    "embedded/post/always": partial(embedded.posts, "always"),
-    "embedded/poll": embedded.polls,
-    "log-size/append": log_size.append,
-    "log-size/open": log_size.opening,
-    "command": command_line.rows,
-    "footprint": footprint.rows,
-}
-"""Rows that share servers, by the beginning of their keys."""
-
-QUICK_FAMILIES = (
-    "single/memory/32",
-    "single/periodic/32",
-    "single/always/32",
-    "latest",
-    "batch/post/periodic/100",
-    "batch/poll/100",
-    "follow/periodic",
-    "embedded",
-)
+from benchmarks.measure import FULL, NOISE_BOUND, QUICK, Row
+from benchmarks.report import Run, earlier, history, save, table
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped
     asked = _arguments()
-    wanted = tuple(asked.only.split(",")) if asked.only else QUICK_FAMILIES if asked.quick else ("",)
-    families = {name: rows for name, rows in FAMILIES.items() if name.startswith(wanted)}
+    wanted = asked.only.split(",") if asked.only else QUICK_FAMILIES if asked.quick else list(FAMILIES)
+    families = {name: rows for name, rows in FAMILIES.items() if any(f"{name}/".startswith(f"{w}/") for w in wanted)}
     if not families:
-        print(f"No rows begin with {asked.only}. There are {', '.join(FAMILIES)}", file=sys.stderr)
+        print(
+            f"No rows are called {asked.only}; nothing was measured. There are {', '.join(FAMILIES)}.", file=sys.stderr
+        )
         return 2
-    before = latest(history())
+    before = earlier(history())
     run = Run(datetime.now(UTC), shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), facts(), [])
     failed = []
     for name, rows in families.items():
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
         try:
             for row in rows(QUICK if asked.quick else FULL):
+                row.family = name
                 run.rows.append(row)
         except (RuntimeError, OSError, subprocess.SubprocessError):
             failed.append(name)
             traceback.print_exc()
     print(table(run.rows, before))
     if asked.keep:
-        print(f"kept in {save(run)}", file=sys.stderr)
+        print(f"Kept in {save(run)}.", file=sys.stderr)
+        page.write()
+        print(f"Written: {page.PAGE}, {page.PICTURES}/", file=sys.stderr)
     if failed:
         print(f"FAILED, see above: {', '.join(failed)}", file=sys.stderr)
         return 4
@@ -111,8 +69,12 @@ def _outcome(rows: list[Row]) -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rows and rounds: under two minutes")
-    parser.add_argument("--only", default="", metavar="ROWS", help="families that begin so, with commas between")
-    parser.add_argument("--keep", action="store_true", help="add the run to benchmarks/results/")
+    parser.add_argument(
+        "--only", default="", metavar="ROWS", help="families, such as single or single/always/32, with commas between"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="add the run to benchmarks/results/ and write docs/performance.md"
+    )
     return parser.parse_args()
 
 

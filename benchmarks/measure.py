@@ -77,6 +77,8 @@ class Row(msgspec.Struct):
     comparisons: list[Comparison]
     figure: str = "rate"
     less_is_better: bool = False
+    family: str = ""
+    """What `--only` takes to measure it again."""
 
     @property
     def ours(self) -> Contender:
@@ -117,8 +119,8 @@ def compare(
     mine = [figures[figure] for figures in ours.rounds]
     comparisons = []
     for other in others:
-        if other.missing:
-            comparisons.append(Comparison(other.name, None, None, 0.0, wanted.get(other.name), other.missing))
+        if missing := ours.missing or other.missing:
+            comparisons.append(Comparison(other.name, None, None, 0.0, wanted.get(other.name), missing))
             continue
         theirs = [figures[figure] for figures in other.rounds]
         ratios = [b / a if less_is_better else a / b for a, b in zip(mine, theirs, strict=True)]
@@ -132,6 +134,9 @@ def compare(
             )
         )
     for name, bound in (bounds or {}).items():
+        if ours.missing:
+            comparisons.append(Comparison(name, None, None, 0.0, 1.0, ours.missing))
+            continue
         reached = statistics.median(mine)
         ratio = bound / reached if less_is_better else reached / bound
         comparisons.append(Comparison(name, bound, ratio, spread(mine), 1.0))

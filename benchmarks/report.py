@@ -13,6 +13,10 @@ from benchmarks.measure import Comparison, Row
 RESULTS = Path(__file__).parent / "results"
 
 
+Earlier = dict[tuple[str, str], list[float]]
+"""Ratios by the key of a row and what it was compared with."""
+
+
 class Run(msgspec.Struct):
     """One run: when, where, how, and what it found."""
 
@@ -40,23 +44,33 @@ def latest(runs: Iterable[Run]) -> dict[str, tuple[Row, Run]]:
     return {row.key: (row, run) for run in runs for row in run.rows}
 
 
-def table(rows: Sequence[Row], before: dict[str, tuple[Row, Run]]) -> str:
-    """A line for each comparison. `before` is what the ratio was in the history."""
+def earlier(runs: Sequence[Run]) -> Earlier:
+    """The ratios of every comparison in these runs, oldest first."""
+    found: Earlier = {}
+    for run in runs:
+        for row in run.rows:
+            for each in row.comparisons:
+                if each.ratio is not None:
+                    found.setdefault((row.key, each.against), []).append(each.ratio)
+    return found
+
+
+def table(rows: Sequence[Row], before: Earlier) -> str:
+    """A line for each comparison. `before` has the ratios of earlier runs, which may include this one."""
     heads = ("what", "ours", "against", "theirs", "ratio", "wanted", "spread", "before", "")
-    lines = [heads, *(_cells(row, each, before) for row in rows for each in row.comparisons)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    return lined_up([heads, *(_cells(row, each, before) for row in rows for each in row.comparisons)])
+
+
+def lined_up(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
 
 
-def _cells(row: Row, comparison: Comparison, before: dict[str, tuple[Row, Run]]) -> tuple[str, ...]:
+def _cells(row: Row, comparison: Comparison, before: Earlier) -> tuple[str, ...]:
     ours = "" if row.ours.missing else f"{quantity(row.ours.median(row.figure))} {row.unit}"
-    earlier = [
-        each.ratio
-        for each in (before[row.key][0].comparisons if row.key in before else [])
-        if each.against == comparison.against and each.ratio is not None
-    ]
+    ratios = [ratio for ratio in before.get((row.key, comparison.against), []) if ratio != comparison.ratio]
     return (
         row.what,
         ours,
@@ -65,7 +79,7 @@ def _cells(row: Row, comparison: Comparison, before: dict[str, tuple[Row, Run]])
         "" if comparison.ratio is None else f"{comparison.ratio:.2f}",
         "" if comparison.wanted is None else f"{comparison.wanted:.2f}",
         "" if comparison.ratio is None else f"{comparison.spread:.0%}",
-        f"{earlier[0]:.2f}" if earlier else "",
+        f"{ratios[-1]:.2f}" if ratios else "",
         comparison.verdict,
     )
 
