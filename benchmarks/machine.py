@@ -46,6 +46,7 @@ def facts() -> dict[str, str]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "disk": f"{_filesystem(tempfile.gettempdir())}, {shutil.disk_usage(tempfile.gettempdir()).free >> 30} GiB free",
+        "load average at the start": f"{os.getloadavg()[0]:.1f}",
         "commit": _commit(),
     }
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+import msgspec
+
 from benchmarks import plots
 from benchmarks.families import FAMILIES
 from benchmarks.measure import Row
@@ -32,7 +34,8 @@ def write() -> None:
     for family in FAMILIES:
         found = [(row, run) for row, run in newest.values() if row.family == family]
         sections.setdefault(family.split("/")[0], []).extend(found)
-    parts = [_section(name, found, runs) for name, found in sections.items() if found]
+    parts = [_targets([row for found in sections.values() for row, _ in found], runs)]
+    parts += [_section(name, found, runs) for name, found in sections.items() if found]
     missing = [family for family in FAMILIES if not any(row.family == family for row, _ in newest.values())]
     if missing:
         parts.append(f"Not measured in any run kept: {', '.join(f'`{name}`' for name in missing)}.\n")
@@ -40,6 +43,15 @@ def write() -> None:
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
     PAGE.write_text(f"{before}{BEGIN}\n" + "\n".join(parts) + f"\n{END}{after}", encoding="utf-8")
+
+
+def _targets(rows: Sequence[Row], runs: Sequence[Run]) -> str:
+    """Every comparison that has a target, and no other."""
+    wanted = [
+        msgspec.structs.replace(row, comparisons=[each for each in row.comparisons if each.wanted is not None])
+        for row in rows
+    ]
+    return f"### Targets\n\n```text\n{table(wanted, earlier(runs))}\n```\n"
 
 
 def _section(name: str, found: Sequence[tuple[Row, Run]], runs: Sequence[Run]) -> str:
