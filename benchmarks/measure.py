@@ -29,7 +29,7 @@ class Effort(msgspec.Struct, frozen=True):
 
 
 FULL = Effort(rounds=5, seconds=1.0, scale=1.0)
-QUICK = Effort(rounds=3, seconds=0.7, scale=0.1, quick=True)
+QUICK = Effort(rounds=3, seconds=0.5, scale=0.1, quick=True)
 
 
 class Contender(msgspec.Struct):
@@ -87,13 +87,14 @@ class Row(msgspec.Struct):
 
 def interleave(work: Mapping[str, Work], effort: Effort) -> list[Contender]:
     """Each contender once a round, every other round in reverse, so that a noisy minute hits all of them and nobody
-    always goes first. Up to twice the rounds while their rates are too noisy to compare. In place of work stands why it
-    cannot be done."""
+    always goes first. Up to twice the rounds while their rates are too noisy to compare, unless in a hurry. In place of
+    work stands why it cannot be done."""
     found = {
         name: Contender(name, missing=run) if isinstance(run, str) else Contender(name) for name, run in work.items()
     }
     number = 0
-    while number < effort.rounds or (number < 2 * effort.rounds and _is_noisy(list(found.values()))):
+    most = effort.rounds if effort.quick else 2 * effort.rounds
+    while number < effort.rounds or (number < most and _is_noisy(list(found.values()))):
         for name in list(work)[:: -1 if number % 2 else 1]:
             run = work[name]
             if not isinstance(run, str):

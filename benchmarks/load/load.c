@@ -52,7 +52,7 @@ typedef struct {
 typedef struct {
     int fd, number;
     char name[24]; /* unlike any of an earlier run, whose late answers must not come here */
-    int busy;
+    int busy, full;
     int64_t started;
     char *out; /* own copy of the request, where marks are filled in */
     size_t out_length, sent;
@@ -193,12 +193,10 @@ static void watch(Connection *c, uint32_t events, int operation) {
 static void push(Connection *c) {
     ssize_t n = write(c->fd, c->out + c->sent, c->out_length - c->sent);
     if (n < 0 && errno != EAGAIN) die("cannot send: %s", strerror(errno));
-    int was_partial = c->sent > 0;
     if (n > 0) c->sent += n;
-    if (c->sent < c->out_length)
-        watch(c, EPOLLIN | EPOLLOUT, EPOLL_CTL_MOD);
-    else if (was_partial)
-        watch(c, EPOLLIN, EPOLL_CTL_MOD);
+    int full = c->sent < c->out_length; /* the socket took no more for now */
+    if (full != c->full) watch(c, full ? EPOLLIN | EPOLLOUT : EPOLLIN, EPOLL_CTL_MOD);
+    c->full = full;
 }
 
 static void start(Connection *c, int64_t at) {
