@@ -18,7 +18,7 @@ from benchmarks.report import Run, earlier, history, save, table
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that servers are stopped, and rows kept
     asked = _arguments()
     wanted = asked.only.split(",") if asked.only else QUICK_FAMILIES if asked.quick else list(FAMILIES)
     families = {name: rows for name, rows in FAMILIES.items() if any(f"{name}/".startswith(f"{w}/") for w in wanted)}
@@ -39,6 +39,9 @@ def main() -> int:
         except (RuntimeError, OSError, subprocess.SubprocessError):
             failed.append(name)
             traceback.print_exc()
+        except KeyboardInterrupt:
+            failed.append(f"{name} and those after it, interrupted")
+            break
     print(table(run.rows, before))
     if asked.keep:
         print(f"Kept in {save(run)}.", file=sys.stderr)
