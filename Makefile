@@ -11,7 +11,7 @@ BENCH_TOOLS := cc:gcc cc:libc6-dev redis-server redis-cli:redis-tools fio wrk ja
 FUZZ_SECONDS := 60
 NO_KAFKA := Java or Maven is missing: the tests on Apache Kafka are skipped
 
-.PHONY: serve demo test clients check format crash fuzz bench bench-quick bench-peers lock clean test-kafka
+.PHONY: serve demo test clients check format crash fuzz load bench bench-quick bench-peers lock clean test-kafka
 .DEFAULT_GOAL := test
 
 $(READY): requirements.lock pyproject.toml
@@ -29,7 +29,7 @@ demo: $(READY)  ## a tour: post, poll, groups, and a crash (ARGS=--quick asks no
 	@$(BIN)/flashq demo $(ARGS)
 
 test: $(READY)  ## every test that fits in five minutes
-	$(BIN)/python -m pytest -m "not crash and not alone and not kafka" -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not alone and not crash and not kafka and not load" -n $(WORKERS) --dist loadfile $(ARGS)
 	$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? = 5 ]  # 5: ARGS chose none of these
 	@command -v java >/dev/null && command -v mvn >/dev/null || echo "$(NO_KAFKA)"
 
@@ -47,16 +47,20 @@ clients:  ## install the clients some tests talk with: curl, wrk, Node's eventso
 crash: $(READY)  ## kills, power cuts and failing disks for an hour (root, loop devices, strace); writes docs/reliability.md
 	$(BIN)/python -m pytest -m crash -s --timeout=3600 $(ARGS)
 
+load: $(READY)  ## thousands of clients and topics, and a mixed load with kills for 20 minutes (FLASHQ_SOAK_SECONDS)
+	$(BIN)/python -m pytest -m load -s --timeout=7200 $(ARGS)
+
 fuzz: $(READY)  ## mutated input against each target for FUZZ_SECONDS, guided by the branches it takes
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r fuzz/requirements.lock
 	for target in frames requests bodies; do \
 		$(BIN)/python -m fuzz $$target --seconds $(FUZZ_SECONDS) || exit 1; done
 
-check: $(READY)  ## lint, types, import contracts
+check: $(READY)  ## lint, types, import contracts, known vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python .ci/audit.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -129,6 +129,18 @@ def test_we_read_what_kafka_writes(compression: int) -> None:
     assert to_kafka(batch) == kafka
 
 
+@pytest.mark.parametrize("stop", [1, 5, None])
+@pytest.mark.parametrize("compression", [0, 1], ids=["plain", "gzip"])
+def test_a_record_alone_is_read_like_one_of_many(compression: int, stop: int | None) -> None:
+    builder = DefaultRecordBatchBuilder(2, compression, False, -1, -1, -1, 1 << 30)
+    assert builder.append(0, TIME_MS, b"k", b"x" * 1000, [("h", b"v")]) is not None
+    kafka = bytes(builder.build())
+    batch = check(kafka[8:12] + kafka[:8] + kafka[12:], 0, lambda _: int.from_bytes(kafka[12:16], "big", signed=True))
+    assert len(batch.frame) > 1000 or compression
+    assert decode(batch, RecordWithOffset, 0, stop) == [RecordWithOffset(0, TIME_MS, b"k", b"x" * 1000, {"h": b"v"})]
+    assert decode(batch, RecordWithOffset, 0, 0) == decode(batch, RecordWithOffset, 1, stop) == []
+
+
 rows_strategy = st.lists(
     st.tuples(
         st.none() | st.binary(max_size=40),

@@ -33,7 +33,7 @@ from struct import Struct
 from typing import TypeVar
 
 import msgspec
-from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
+from aiokafka.record.default_records import DefaultRecord, DefaultRecordBatch, DefaultRecordBatchBuilder
 from crc32c import crc32c
 
 from flashq.errors import ValidationError
@@ -154,6 +154,10 @@ def decode(batch: Batch, make: MakeRecord[T], first: int = 0, stop: int | None =
     (`check`); here the records' own structure is.
     """
     try:  # `decode_each` without the generator: a third faster
+        records = _records(batch)
+        if batch.count == 1 and first == 0 and stop is not None and stop > 0:
+            # A record alone, in two thirds of the time.
+            return [_made(make, batch.base_offset, next(iter(records)))]
         return [
             make(
                 offset,
@@ -162,7 +166,7 @@ def decode(batch: Batch, make: MakeRecord[T], first: int = 0, stop: int | None =
                 record.value or b"",
                 _headers(headers) if (headers := record.headers) else None,
             )
-            for offset, record in enumerate(islice(_records(batch), first, stop), batch.base_offset + first)
+            for offset, record in enumerate(islice(records, first, stop), batch.base_offset + first)
         ]
     except Exception as error:
         raise _undecodable(batch, error) from error
@@ -172,13 +176,7 @@ def decode_each(batch: Batch, make: MakeRecord[T], first: int = 0, stop: int | N
     """`decode`, a record at a time: nothing but the batch is held."""
     try:
         for offset, record in enumerate(islice(_records(batch), first, stop), batch.base_offset + first):
-            yield make(
-                offset,
-                at if 0 <= (at := record.timestamp) <= MAX_TIMESTAMP_MS else _no_time(offset),
-                record.key,
-                record.value or b"",
-                _headers(headers) if (headers := record.headers) else None,
-            )
+            yield _made(make, offset, record)
     except Exception as error:
         raise _undecodable(batch, error) from error
 
@@ -189,6 +187,12 @@ def _records(batch: Batch) -> DefaultRecordBatch:
     if frame[_ATTRIBUTES_AT + 1] & _COMPRESSION_MASK == _GZIP:
         frame = _expanded(frame)
     return DefaultRecordBatch(frame if frame[-1] < 0x80 else _padded(frame))
+
+
+def _made(make: MakeRecord[T], offset: int, record: DefaultRecord) -> T:
+    at = record.timestamp if 0 <= record.timestamp <= MAX_TIMESTAMP_MS else _no_time(offset)
+    headers = record.headers
+    return make(offset, at, record.key, record.value or b"", _headers(headers) if headers else None)
 
 
 def _headers(headers: list[tuple[str, bytes | None]]) -> dict[str, bytes]:

@@ -13,9 +13,14 @@ _NAME = re.compile(rf"[A-Za-z0-9._][A-Za-z0-9._-]{{0,{MAX_NAME_LENGTH - 1}}}", r
 _KEY = re.compile(rf"[!-~]{{1,{MAX_IDEMPOTENCY_KEY_CHARS}}}")
 
 
+def is_name(name: str) -> bool:
+    """Whether a topic or a group may be called so."""
+    return bool(_NAME.fullmatch(name)) and name not in (".", "..")
+
+
 def check_name(kind: str, name: str) -> str:
     """A valid name of a topic or group. Raises `InvalidParameter`."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in (".", ".."):  # type: ignore[redundant-expr]
+    if not isinstance(name, str) or not is_name(name):  # type: ignore[redundant-expr]
         shown = repr(name)[:60]
         raise InvalidParameter(
             f"{shown} is not a {kind} name: 1 to {MAX_NAME_LENGTH} of A-Z a-z 0-9 . _ -, "

@@ -49,6 +49,7 @@ def run(settings: ServerSettings, token: str | None) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. Raises `FlashQError` or OSError if it cannot start."""
     tls = _tls_of(settings)
     _raise_descriptor_limit()
+    gc.disable()  # opening makes no cycles; with thousands of topics, looking for some takes as long as the rest
     flashq, opening = _open(settings)
     _relax_collector()
     try:
@@ -218,10 +219,11 @@ def _relax_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(70_000, 10, 10)
+    gc.enable()
 
 
 def _raise_descriptor_limit() -> None:
-    """Topics, groups and connections hold a descriptor each: take what the system allows."""
+    """Connections, and logs that are written to, hold a descriptor each: take what the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:

@@ -19,7 +19,7 @@ ROWS = [(section, says, steps) for section, rows in SECTIONS.items() for says, s
 @pytest.mark.parametrize(("section", "says", "steps"), ROWS, ids=[f"{section}: {says}" for section, says, _ in ROWS])
 def test_the_contract(server: Process, section: str, says: str, steps: list[Step]) -> None:
     number = next(_names)
-    names = {"{t}": f"conforms-{number}", "{g}": f"group-{number}"}
+    names = {"{t}": f"conforms-{number}", "{g}": f"conforms-{number}"}
     for step in steps:
         method, target = fill(step.line, names).split(" ", 1)
         body = step.body if step.body is None or isinstance(step.body, bytes) else json.dumps(step.body).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,24 @@ sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)
         [sys.executable, "-c", program], env=environment(server), capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("buffered", [True, False], ids=["buffered", "unbuffered"])
+def test_a_table_whose_reader_has_gone_is_exit_code_0_and_one_for_a_full_disk_5(
+    server: Process, buffered: bool
+) -> None:
+    variables = {**environment(server), "PYTHONUNBUFFERED": "" if buffered else "1"}
+    reader, gone = os.pipe()
+    os.close(reader)
+    with open(gone, "wb") as pipe, open("/dev/full", "wb") as full:
+        for arguments in (["topics", "list"], ["health", "--json"]):
+            ended = [
+                subprocess.run([COMMAND, *arguments], stdout=out, stderr=subprocess.PIPE, env=variables, timeout=60)
+                for out in (pipe, full)
+            ]
+            assert [each.returncode for each in ended] == [0, 5]
+            assert ended[0].stderr == b""
+            assert ended[1].stderr == b"flashq: 'standard output': No space left on device\n"
 
 
 def test_tab_is_silent_without_a_server() -> None:

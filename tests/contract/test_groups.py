@@ -48,6 +48,18 @@ def test_a_commit_keeps_its_note_and_its_time(flashq: FlashQ, group: str, clock:
         assert (committed.offset, committed.timestamp_ms, committed.metadata) == (3, clock.ms, note)
 
 
+def test_a_group_knows_in_which_topics_it_has_committed(flashq: FlashQ, group: str) -> None:
+    for topic in ("a", "b", "c"):
+        flashq.create_topic(topic)
+    assert flashq.group(group).topic_ids() == []
+    for topic in ("b", "t", "a", "b"):
+        flashq.commit_offset(group, topic, 0)
+    assert set(flashq.group(group).topic_ids()) == {flashq.log(topic).topic_id for topic in ("a", "b", "t")}
+    flashq.delete_topic("a")
+    left = set(flashq.group(group).topic_ids())
+    assert left >= {flashq.log(topic).topic_id for topic in ("b", "t")}
+
+
 def test_groups_and_topics_do_not_mix(flashq: FlashQ, group: str) -> None:
     flashq.create_consumer_group("h")
     flashq.post_records("u", ["x"] * 5)

@@ -268,7 +268,7 @@ class _KnownEnd:
             if post.acknowledged and post.ended_ns is not None
         ]
         ends += [(read.ended_ns, read.high_water_mark) for read in history.reads]
-        taken = {cut.begun_ns: cut.survived for cut in history.cuts if cut.survived is not None}
+        taken = {cut.begun_ns: max(cut.survived, 0) for cut in history.cuts if cut.survived is not None}
         ends += taken.items()
         ends.sort()
         self._times_ns: list[int] = []

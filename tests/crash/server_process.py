@@ -44,10 +44,20 @@ def flashq_command(
     ]
 
 
-def sweeping_often(command: list[str]) -> list[str]:
-    """The same server, with retention at work ten times a second."""
-    often = "import sys; from flashq.broker.retention import RetentionThread as t; t.__init__.__defaults__ = (0.1,); "
-    return [sys.executable, "-c", f"{often}from flashq.cli.main import main; sys.exit(main())", *command[1:]]
+_IN_A_HURRY = """
+import sys
+from flashq.broker.retention import RetentionThread
+from flashq.cli.main import main
+from flashq.storage.file import consumer_group
+RetentionThread.__init__.__defaults__ = (0.1,)
+consumer_group._COMPACT_BYTES = 8192
+sys.exit(main())
+"""
+
+
+def in_a_hurry(command: list[str]) -> list[str]:
+    """The same server, with retention at work ten times a second and files of groups compacted at 8 KiB."""
+    return [sys.executable, "-c", _IN_A_HURRY, *command[1:]]
 
 
 def free_port() -> int:
@@ -137,15 +147,13 @@ class ServerProcess:
     def kill(self) -> None:
         """SIGKILL, then wait until the process is gone and its descriptors with it."""
         process, self._process = self._running(), None
-        for pid in self._server_pids(process.pid):
-            os.kill(pid, signal.SIGKILL)
+        self._signal(process.pid, signal.SIGKILL)
         process.wait()
 
     def stop(self) -> None:
         """SIGTERM; raises ServerFailedError unless the process ends with status 0 in time."""
         process = self._running()
-        for pid in self._server_pids(process.pid):
-            os.kill(pid, signal.SIGTERM)
+        self._signal(process.pid, signal.SIGTERM)
         try:
             status = process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -162,6 +170,11 @@ class ServerProcess:
 
     def output_tail(self) -> str:
         return self._output.read_text(errors="replace")[-4000:] if self._output.exists() else ""
+
+    def _signal(self, pid: int, number: signal.Signals) -> None:
+        for server in self._server_pids(pid):
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and its tracer is about to
+                os.kill(server, number)
 
     def _server_pids(self, pid: int) -> list[int]:
         """The server itself: a tracer that dies leaves it running, and ends with it."""

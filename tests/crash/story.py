@@ -24,7 +24,7 @@ from tests.crash.wire import Connection, ConnectionLostError
 KEPT, SWEPT = "kept", "swept"
 RUN = "story"
 _METADATA = "m" * 4000
-_COMMITS_TO_COMPACTION = 20  # of 4,000 bytes, and a group's file is compacted at 64 KiB
+_COMMITS_TO_COMPACTION = 4  # of 4,000 bytes, where a group's file is compacted at 8 KiB
 _RETENTION_TIMEOUT_S = 3.0
 
 
@@ -54,14 +54,14 @@ class Story:
             self._change(connection, gone_topic, 0)
             for group in (readers, gone_group):
                 self._change(connection, group, 0)
-            for number in range(1, 9):
+            for number in range(1, 7):
                 self._post(connection, KEPT, records=1 + number % 3, is_keyed=number % 2 == 0)
-                self._change(connection, gone_group, number)
             for number in range(_COMMITS_TO_COMPACTION):
-                self._change(connection, readers, 1 + number % 8)
+                self._change(connection, readers, 1 + number)
+                self._change(connection, gone_group, 6 - number)
             self._change(connection, gone_topic, None)
             self._change(connection, gone_group, None)
-            for _ in range(6):
+            for _ in range(4):
                 self._post(connection, SWEPT, records=2)
             self._sweep(connection)
             for thing in (gone_topic, gone_group):

@@ -8,8 +8,12 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-CHANGES = ("pwrite64", "fdatasync", "fsync", "ftruncate", "rename", "unlink", "mkdir", "rmdir")
+CHANGES = ("pwrite64", "io_submit", "fdatasync", "fsync", "ftruncate", "rename", "unlink", "mkdir", "rmdir")
 """The system calls by which storage changes a disk. Creating a file is not among them: a truncate follows each."""
+
+_SYNCS = frozenset({"fdatasync", "fsync"})
+_BY_THREADS = ["-e", "inject=io_setup:error=ENOSYS"]
+"""Else the kernel makes most of a server's fdatasyncs, asked by io_submit."""
 
 
 @cache
@@ -24,10 +28,31 @@ def why_no_strace() -> str:
 def injecting(command: list[str], fault: str, *calls: str, trace: Path = Path(os.devnull)) -> list[str]:
     """The command under strace, with a fault in strace's words (`error=EIO:when=3`) for these system calls.
 
-    Calls are counted by name and by thread. `trace` gets a line for each; (INJECTED) marks the faults that are errors.
+    Calls are counted by name and by thread. `trace` gets a line for each; see `was_injected`. Where a sync is to fail,
+    every one is made by fdatasync or fsync.
     """
     named = ",".join(calls)
-    return ["strace", "-f", "-qq", "-o", str(trace), "-e", f"trace={named}", "-e", f"inject={named}:{fault}", *command]
+    by_threads = _BY_THREADS if _SYNCS & set(calls) else []
+    traced = f"trace={named}" + (",io_setup" if by_threads else "")
+    return [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        str(trace),
+        "-e",
+        traced,
+        *by_threads,
+        "-e",
+        f"inject={named}:{fault}",
+        *command,
+    ]
+
+
+def was_injected(trace: Path) -> bool:
+    """Whether a fault that is an error has come to pass."""
+    lines = trace.read_text(errors="replace").splitlines()
+    return any("(INJECTED)" in line and "io_setup" not in line for line in lines)
 
 
 def without_syncs(command: list[str]) -> list[str]:

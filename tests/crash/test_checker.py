@@ -462,6 +462,11 @@ def test_a_power_cut_may_take_the_end_of_the_log_where_the_mode_says_so() -> Non
     assert case.broken() == set()
 
 
+def test_a_topic_that_nobody_was_told_of_may_go_with_a_power_cut() -> None:
+    history = History(cuts=[Cut(100, -1, -1)], reads=[Read("c", 110, 115, 0, 404, (), 0, 0)])
+    assert check(history, []) == []
+
+
 def test_an_answer_that_arrives_after_the_cut_began_says_nothing() -> None:
     case = Case()
     case.history.cuts.append(Cut(540))  # a#3 was answered at 550

@@ -13,35 +13,37 @@ from tests.crash.server_process import flashq_command
 from tests.crash.violations import Broken
 
 SYNC_MODES = ("always", "periodic", "never")
+PARTS = 4
+"""Of the many rounds, so that a part of them can be run alone."""
 QUICK = Plan(rounds=3, ends_in_good_order=False, tears=True)
 UNTIL_FOUND = Plan(rounds=20, is_plain=True)
 """More than enough for a kill to come after a fault has begun; the first violation ends the rounds."""
 
 
-def kill_flashq(sync_mode: str, plan: Plan, seed: int, directory: Path) -> str:
+def kill_flashq(sync_mode: str, plan: Plan, seed: int, directory: Path, tell: Callable[[str], None]) -> None:
     summary = run_rounds(
         sync_mode, lambda data_dir: flashq_command(data_dir, sync_mode=sync_mode), plan, seed, directory
     )
-    print(summary)
+    tell(str(summary))
     assert not summary.violations, summary.report()
     assert summary.rounds == plan.rounds
     assert summary.torn_tails >= summary.tails_torn, f"a torn tail was not kept: {summary}"
-    return str(summary)
 
 
 @pytest.mark.parametrize("sync_mode", SYNC_MODES)
 def test_nothing_acknowledged_or_read_is_lost_when_the_server_is_killed_under_load(
     sync_mode: str, seed: int, tmp_path: Path
 ) -> None:
-    kill_flashq(sync_mode, QUICK, seed, tmp_path)
+    kill_flashq(sync_mode, QUICK, seed, tmp_path, print)
 
 
 @pytest.mark.crash
+@pytest.mark.parametrize("part", range(1, PARTS + 1))
 @pytest.mark.parametrize("sync_mode", SYNC_MODES)
 def test_nothing_acknowledged_or_read_is_lost_over_many_kills_under_load(
-    sync_mode: str, seed: int, rounds: int, tmp_path: Path, tell: Callable[[str], None]
+    sync_mode: str, part: int, seed: int, rounds: int, tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
-    tell(kill_flashq(sync_mode, Plan(rounds, longest_load_s=1.0, tears=True), seed, tmp_path))
+    kill_flashq(sync_mode, Plan(rounds // PARTS, longest_load_s=1.0, tears=True), seed, tmp_path, tell)
 
 
 def test_kill_rounds_find_nothing_wrong_with_an_honest_server(seed: int, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from flashq.cli.exit_codes import STORAGE
 from flashq.storage.file.verify import verify_directory
-from tests.crash.server_process import ServerFailedError, ServerProcess, flashq_command, sweeping_often
+from tests.crash.server_process import ServerFailedError, ServerProcess, flashq_command, in_a_hurry
 from tests.crash.story import Story
-from tests.crash.strace import CHANGES, injecting, why_no_strace
+from tests.crash.strace import CHANGES, injecting, was_injected, why_no_strace
 from tests.crash.wire import ConnectionLostError
 
 pytestmark = [
@@ -38,7 +38,7 @@ def tell_story(directory: Path, fault: str, call: str) -> Told:
     """A story with a fault, and the check of what it left with a server that has none."""
     directory.mkdir()
     data_dir, told, trace = directory / "data", Told(), directory / "trace"
-    command = sweeping_often(flashq_command(data_dir, sync_mode="always", segment_bytes=1024))
+    command = in_a_hurry(flashq_command(data_dir, sync_mode="always", segment_bytes=1024))
     with Story(directory) as story:
         with ServerProcess(injecting(command, fault, call, trace=trace), directory / "server.log") as server:
             try:
@@ -50,7 +50,7 @@ def tell_story(directory: Path, fault: str, call: str) -> Told:
             except (ServerFailedError, ConnectionLostError):
                 pass
         told.status, told.output, told.refused = server.status, server.output_tail(), story.refused
-        told.was_injected = "(INJECTED)" in trace.read_text(errors="replace")
+        told.was_injected = was_injected(trace)
         story.server_is_gone()
         if (data_dir / "flashq.json").exists():
             assert verify_directory(data_dir).damage == []

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from flashq import FlashQ
+from flashq import FlashQ, FlashQError
 from flashq.demo.crash import BATCH_BYTES, crash
 from flashq.storage.file.verify import verify_directory
 from tests.cli.commands import COMMAND, environment, on_terminal
@@ -89,7 +89,7 @@ def test_leaving_early_is_no_accident_and_removes_the_directory(
             os.write(keyboard, b"\n")
             seen += read_until(keyboard, prompt)
         assert os.listdir(tmp_path) != []
-        os.write(keyboard, keys.encode())
+        press(keyboard, keys)
         seen += read_until(keyboard, "removed." if code == 0 else "\n")
         assert process.wait(30) == code
     assert "Traceback" not in seen
@@ -116,6 +116,14 @@ def test_the_crash_is_a_real_one(tmp_path: Path) -> None:
     assert kept.stat().st_size == happened.written_bytes
 
 
+def test_a_child_that_cannot_write_is_an_error_that_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with FlashQ.open(tmp_path) as flashq:
+        flashq.post_record("orders", "before")
+        with pytest.raises(FlashQError, match="the child process did not write its batch"):
+            crash(str(tmp_path), "orders", 3)
+    assert "is in use by another FlashQ" in capfd.readouterr().err
+
+
 def without_numbers(text: str) -> str:
     return re.sub(r"[0-9]+", "0", text)
 
@@ -139,6 +147,14 @@ def on_its_terminal(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], i
         process.kill()
         process.wait()
         os.close(keyboard)
+
+
+def press(terminal: int, keys: str) -> None:
+    """Presses again when nothing happens: readline overlooks a Ctrl-C between its prompt and its waiting for a key."""
+    for _ in range(6):
+        os.write(terminal, keys.encode())
+        if select.select([terminal], [], [], 5)[0]:
+            return
 
 
 def read_until(terminal: int, text: str) -> str:

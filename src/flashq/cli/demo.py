@@ -15,7 +15,10 @@ def demo(
         bool, typer.Option("--quick", help="Ask nothing and go through to the end; so it is without a terminal too.")
     ] = False,
 ) -> None:
-    """Take a tour of the engine: post, poll, groups and lag, and a real crash. No server; nothing is left behind."""
+    """Take a tour of the engine, with a real crash.
+
+    Posting, polling, groups and lag; no server. Nothing is left behind.
+    """
     from flashq.demo.tour import run  # here, so that --help does not pay for the engine
 
     run(is_typed=not quick and sys.stdin.isatty())

@@ -25,6 +25,7 @@ from flashq.cli.produce import EPILOG as PRODUCE_EPILOG
 from flashq.cli.produce import produce
 from flashq.cli.serve import EPILOG as SERVE_EPILOG
 from flashq.cli.serve import serve
+from flashq.cli.stdout import finish
 from flashq.cli.topics import topics
 from flashq.errors import FlashQError
 from flashq.logging import one_line
@@ -52,6 +53,12 @@ app.command("repair")(repair)
 app.command("dump")(dump)
 app.command("completion", epilog=COMPLETION_EPILOG)(completion)
 
+_HINTS = {
+    "connection_failed": "flashq serve starts a server; --server or FLASHQ_URL says where one is",
+    "unauthorized": "FLASHQ_TOKEN takes the server's token",
+}
+"""For errors that come from places that know nothing of commands."""
+
 
 def _print_version(wanted: bool) -> None:
     if wanted:
@@ -78,6 +85,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain("standard output or standard error is closed. Nothing was done", "redirect it, say to /dev/null")
         return exit_codes.USAGE
     prepare()
+    code = _run(arguments)
+    try:
+        finish()
+    except OSError as error:
+        _complain(_told(error), None)
+        return exit_codes.exit_code(error)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         app(arguments, prog_name="flashq")
     except SystemExit as leaving:
@@ -85,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED
     except FlashQError as error:
-        _complain(error.message, error.details.get("hint"))
+        _complain(error.message, error.details.get("hint") or _HINTS.get(error.code))
         return exit_codes.exit_code(error)
     except OSError as error:
         code = exit_codes.exit_code(error)

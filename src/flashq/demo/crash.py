@@ -17,15 +17,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from flashq.broker.flashq import FlashQ
+from flashq.errors import FlashQError
 
 BATCH_RECORDS: Final = 192
 RECORD_BYTES: Final = 256 * 1024
 BATCH_BYTES: Final = BATCH_RECORDS * RECORD_BYTES
 """48 MiB: it still fits into the segment that the orders are in."""
 
+_ROOM: Final = f"{2 * BATCH_BYTES // 1024**2} MiB"
 _ATTEMPTS: Final = 10
 _TIMEOUT_S: Final = 30.0
-_WRITING: Final = "writing"
+_READY: Final = "ready\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ def crash(data_dir: str, topic: str, orders: int) -> Crash:
     """Kill a child that posts to `topic`. Nobody may have the directory open.
 
     A kill that comes after the write is tried again, a few times; the last one is returned whatever it was. Raises
-    RuntimeError if the child ends by itself.
+    `FlashQError` if the child ends by itself; it says why on standard error.
     """
     acknowledged: list[int] = []
     for _ in range(_ATTEMPTS):
@@ -64,27 +66,36 @@ def crash(data_dir: str, topic: str, orders: int) -> Crash:
 
 def _crash_once(data_dir: str, topic: str, orders: int) -> Crash:
     with _child(data_dir, topic, orders) as child:
+        assert child.stdin is not None
         assert child.stdout is not None
         acknowledged: list[int] = []
         for line in child.stdout:
-            if line.strip() == _WRITING:
+            if line == _READY:
                 break
             acknowledged.append(int(line))
-        before = _size(data_dir, topic)
+        else:
+            raise _did_not_write(data_dir)
+        before = after = _size(data_dir, topic)
+        child.stdin.write("\n")  # it waits for this, so that the size before is that before
+        child.stdin.flush()
         deadline = time.monotonic() + _TIMEOUT_S
-        while _size(data_dir, topic) == before:
-            if child.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the child process did not write, and ended with {child.poll()}")
+        while after == before and child.poll() is None and time.monotonic() < deadline:
+            after = _size(data_dir, topic)
         child.kill()
         child.wait()
-        return Crash(child.pid, acknowledged, before, _size(data_dir, topic))
+        after = _size(data_dir, topic)
+        if after == before:
+            raise _did_not_write(data_dir)
+        return Crash(child.pid, acknowledged, before, after)
 
 
 @contextmanager
 def _child(data_dir: str, topic: str, orders: int) -> Iterator[subprocess.Popen[str]]:
     """In a session of its own, so that Ctrl-C is for the tour alone; gone when this ends."""
     command = [sys.executable, "-m", __name__, data_dir, topic, str(orders)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as child:  # noqa: S603
+    with subprocess.Popen(  # noqa: S603 (this interpreter and a module of ours)
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as child:
         try:
             yield child
         finally:
@@ -97,15 +108,24 @@ def _size(data_dir: str, topic: str) -> int:
         return sum(os.stat(entry.path).st_size for entry in entries if entry.name.endswith(".log"))
 
 
+def _did_not_write(data_dir: str) -> FlashQError:
+    return FlashQError("the child process did not write its batch", hint=f"it needs {_ROOM} in {data_dir}")
+
+
 def _post_until_killed(data_dir: str, topic: str, orders: int) -> None:
     """The child."""
     with FlashQ.open(data_dir) as flashq:
         for number in range(1, orders + 1):
             print(flashq.post_record(topic, f"order {number} of the child"), flush=True)
         batch = [bytes([65 + number % 26]) * RECORD_BYTES for number in range(BATCH_RECORDS)]
-        print(_WRITING, flush=True)
+        print(_READY, end="", flush=True)
+        if not sys.stdin.readline():
+            return  # the parent is gone
         flashq.post_records(topic, batch)
 
 
 if __name__ == "__main__":
-    _post_until_killed(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    try:
+        _post_until_killed(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    except FlashQError as error:
+        sys.exit(f"child process: {error.message}")

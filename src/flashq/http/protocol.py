@@ -91,7 +91,7 @@ class Connection(AnswerQueue):
                     answer = self._server.failed(error)
                 if answer.__class__ is Response and not self._queue and answer.stream is None:
                     self._transport.write(encode_whole(answer))
-                elif answer.__class__ is Deferred and answer.response is None:
+                elif isinstance(answer, Deferred) and answer.response is None:
                     answer.attach(head, self._ready)
                     self._queue.append(answer)
                     self._fresh = len(self._queue) < self._limits.max_pipelined

@@ -175,6 +175,10 @@ class TopicLog(ABC):
         batch cannot be read.
         """
 
+    def is_at_hand(self, from_offset: int) -> bool:
+        """Whether a read from there most likely returns without waiting for a disk. Itself, it never waits."""
+        return True
+
     @abstractmethod
     def offset_at(self, timestamp_ms: int) -> int:
         """The first offset whose record was appended at or after this time; the high water mark if there is none."""
@@ -205,6 +209,10 @@ class ConsumerGroup(ABC):
     @abstractmethod
     def committed(self, log: TopicLog) -> CommittedOffset | None:
         """The last commit whose promise holds; None before the first. Raises `DataCorruption`, never a silent 0."""
+
+    @abstractmethod
+    def topic_ids(self) -> list[str]:
+        """Ids of the topics it has committed in, in any order; some may be gone. Raises `DataCorruption`."""
 
     @abstractmethod
     def commit(self, log: TopicLog, committed: CommittedOffset) -> Append:

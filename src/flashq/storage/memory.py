@@ -150,6 +150,9 @@ class InMemoryConsumerGroup(ConsumerGroup):
     def committed(self, log: TopicLog) -> CommittedOffset | None:
         return self._committed.get(log.topic_id)
 
+    def topic_ids(self) -> list[str]:
+        return list(self._committed)
+
     def commit(self, log: TopicLog, committed: CommittedOffset) -> Append:
         self._committed[log.topic_id] = committed
         return Append(Batch(b"", 1, committed.timestamp_ms, 0), done=True)

@@ -127,8 +127,9 @@ class _Logs(Collector):
         records: dict[tuple[str, ...], float] = {}
         seconds: dict[tuple[str, ...], float] = {}
         times: dict[tuple[str, int], int | None] = {}
+        by_id = {log.topic_id: log for log in logs}
         for group in list(self._flashq.backend.groups.values()):
-            for log, offset in _stands(group, logs):
+            for log, offset in _stands(group, by_id):
                 lag = max(log.high_water_mark - offset, 0)
                 records[group.name, log.name] = lag
                 age = self._age_s(log, offset, times) if lag else 0.0
@@ -150,12 +151,13 @@ class _Logs(Collector):
         return None if appended_ms is None else max(self._flashq.clock_ms() - appended_ms, 0) / 1000
 
 
-def _stands(group: ConsumerGroup, logs: list[TopicLog]) -> Iterator[tuple[TopicLog, int]]:
-    """The topics a group has committed in, and the offsets it reads next."""
+def _stands(group: ConsumerGroup, logs: Mapping[str, TopicLog]) -> Iterator[tuple[TopicLog, int]]:
+    """The topics a group has committed in, of these (by id), and the offsets it reads next."""
     try:
-        for log in logs:
-            committed = group.committed(log)
-            if committed is not None:
+        for topic_id in group.topic_ids():
+            log = logs.get(topic_id)
+            committed = None if log is None else group.committed(log)
+            if log is not None and committed is not None:
                 yield log, committed.offset
     except FlashQError:  # the group cannot be read: `flashq_health_problems` counts it
         pass

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from flashq.storage.backend import Deliver, SyncObserver
+from flashq.storage.file.descriptors import Descriptors
 from flashq.storage.interface import SyncMode
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Flusher:
         self.clock = clock
         self.on_sync: SyncObserver | None = None
         self._threads = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="flashq-sync")
+        self.descriptors = Descriptors(self._threads.submit)
         self._call_soon: Deliver | None = None
         self._call_soon_threadsafe: Deliver | None = None
         self._loop_thread = 0

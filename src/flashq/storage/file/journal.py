@@ -17,35 +17,17 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import msgspec
-
 from flashq.batch import Batch
-from flashq.errors import Closed, DataCorruption, FlashQError, StorageFailed, StorageFull
+from flashq.errors import Closed, DataCorruption, FlashQError, StorageFailed
 from flashq.logging import get_logger
-from flashq.storage.file.disk import NO_ROOM
+from flashq.storage.file.completion import Sync, call_back, fail, no_room, refused_since, stopped
+from flashq.storage.file.disk import NO_DESCRIPTORS, NO_ROOM
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.segment import Segment
 from flashq.storage.interface import Append, Settler, not_at_end
 
 _OVERDUE_INTERVALS = 3  # a sync is due after one; two more, and posts wait for it
 log = get_logger(__name__)
-
-
-class _Sync(msgspec.Struct):
-    """One sync of the active segment: what it makes durable, and what was so when it was prepared."""
-
-    segment: Segment
-    waiting: list[Append]
-    target: int  # the offset up to which everything is written
-    records: int  # written and not yet durable
-    rolling: bool
-    unsynced_since: float | None
-    readable: int
-    begun: float  # the flusher's clock
-
-    @property
-    def is_needed(self) -> bool:
-        return bool(self.records or self.rolling or self.segment.new_entry)
 
 
 class Journal(Settler):
@@ -88,6 +70,10 @@ class Journal(Settler):
         self._write_wanted = False  # by a worker: nobody else is going to
         self._has_worker = False
         self._closed = False
+        self._is_idle = False  # nothing has been written since `rest` was asked the last time
+        self._is_resting = True  # without a descriptor, until the next write
+        if segment.file is not None:
+            self._hold_descriptor()
 
     # -- appending
 
@@ -97,7 +83,7 @@ class Journal(Settler):
             if self._closed:
                 raise Closed(f"{self.what} is closed; nothing was stored")
             if self.failure is not None:
-                raise _refusal(self.failure)
+                raise refused_since(self.failure)
             if if_next_offset is not None and if_next_offset != self.next_offset:
                 raise not_at_end(self.topic, self.next_offset, if_next_offset)
             batch.place(self.next_offset, self._epoch(self.next_offset), self._last_timestamp_ms)
@@ -165,11 +151,12 @@ class Journal(Settler):
 
     def notify(self, append: Append, callback: Callable[[Append], None]) -> None:
         with self.lock:
-            if not append.done:
+            done = append.done
+            if not done:
                 append.callback = callback
-                callback = _nothing
-        callback(append)
-        if callback is _nothing and not self._flusher.is_loop_thread():  # a loop writes at the end of its tick
+        if done:
+            callback(append)
+        elif not self._flusher.is_loop_thread():  # a loop writes at the end of its tick
             self._write_wanted = True
             self._flusher.submit(self)
 
@@ -196,6 +183,9 @@ class Journal(Settler):
         if self._is_full(self.segment):
             self._rolling = self._sync_wanted = True
             return []
+        self._is_idle = False
+        if self._is_resting:
+            self._hold_descriptor()
         pending, self._pending = self._pending, []
         try:
             self.segment.append([append.batch for append in pending])
@@ -241,7 +231,7 @@ class Journal(Settler):
         return now - self._unsynced_since > _OVERDUE_INTERVALS * self._flusher.sync_interval_s
 
     def _write_failed(self, pending: list[Append], error: OSError) -> list[Append]:
-        if error.errno in NO_ROOM:
+        if error.errno in NO_ROOM | NO_DESCRIPTORS:
             try:
                 self.segment.cut_back()
             except OSError as cut_error:
@@ -251,14 +241,11 @@ class Journal(Settler):
         return self._stop(error, unknown=pending)
 
     def _refuse_pending(self, pending: list[Append], error: OSError) -> list[Append]:
-        """The disk has no room; nothing of these was kept, and their offsets go to the next posts."""
+        """There is no room; nothing of these was kept, and their offsets go to the next posts."""
         self.next_offset = self.written_offset
-        full = StorageFull(
-            f"no room to store records of {self.what}: {error.strerror}. Nothing was stored; "
-            "free some space and post again",
-            outcome="not_applied",
-        )
-        return _fail(pending, full)
+        if error.errno in NO_DESCRIPTORS:
+            self._flusher.descriptors.run_out()
+        return fail(pending, no_room(self.what, error))
 
     # -- syncing
 
@@ -302,7 +289,7 @@ class Journal(Settler):
             self._io.release()
         return begun
 
-    def _end_sync(self, sync: _Sync, error: OSError | None) -> None:
+    def _end_sync(self, sync: Sync, error: OSError | None) -> None:
         """On the loop, with `_io` held since `begin_sync`. The next one begins before anybody is told of this one."""
         try:
             done = self._finish_sync(sync, error)
@@ -315,17 +302,17 @@ class Journal(Settler):
             self._flusher.submit_to_thread(self)
         self._deliver(done, moved)
 
-    def _put_back(self, sync: _Sync) -> None:
+    def _put_back(self, sync: Sync) -> None:
         """It has not been made: whoever else waits for one makes it."""
         with self.lock:
             self._unsynced, self._sync_wanted = sync.waiting + self._unsynced, True
 
-    def _prepare_sync(self) -> _Sync:
+    def _prepare_sync(self) -> Sync:
         """Take what a sync will complete. Under `_io`."""
         with self.lock:
             self._sync_wanted = False
             waiting, self._unsynced = self._unsynced, []
-            return _Sync(
+            return Sync(
                 segment=self.segment,
                 waiting=waiting,
                 target=self.written_offset,
@@ -336,11 +323,11 @@ class Journal(Settler):
                 begun=self._flusher.clock(),
             )
 
-    def _finish_sync(self, sync: _Sync, error: OSError | None) -> list[Append]:
+    def _finish_sync(self, sync: Sync, error: OSError | None) -> list[Append]:
         """Note what a sync has come to; the appends that are done with that. Under `_io`."""
         with self.lock:
             if self.failure is not None:  # a write failed meanwhile
-                done = _fail(sync.waiting, self.failure)
+                done = fail(sync.waiting, self.failure)
             elif error is not None:
                 done = self._stop(error, unknown=sync.waiting)
             else:
@@ -359,7 +346,7 @@ class Journal(Settler):
             self._rolling = True
         self.sync()
 
-    def _synced(self, sync: _Sync) -> None:
+    def _synced(self, sync: Sync) -> None:
         self.durable_offset = sync.target
         self._unsynced_records -= sync.records
         if self._flusher.mode == "always":
@@ -381,10 +368,11 @@ class Journal(Settler):
             self._rolling = False
             if error is None:
                 self.segment = segment
+                self._hold_descriptor()
                 done = self._write_pending()
             else:
                 pending, self._pending = self._pending, []
-                if isinstance(error, OSError) and error.errno in NO_ROOM:
+                if isinstance(error, OSError) and error.errno in NO_ROOM | NO_DESCRIPTORS:
                     done = self._refuse_pending(pending, error)
                 else:
                     done = self._stop(error, unknown=pending)
@@ -396,17 +384,12 @@ class Journal(Settler):
     def _stop(self, error: OSError | DataCorruption, *, unknown: list[Append]) -> list[Append]:
         """The point of no return: what is on the disk is not known any more. A restart reads it back and goes on."""
         cause = (isinstance(error, OSError) and error.strerror) or str(error)
-        self.failure = StorageFailed(
-            f"the disk failed under {self.what}: {cause}. Whether these records are stored is not known; "
-            "no more are taken until a restart has read back what is",
-            outcome="unknown",
-            cause=cause,
-        )
+        self.failure = stopped(self.what, cause)
         log.error("storage_failed", what=self.what, cause=cause, durable_offset=self.durable_offset)
         self.readable = self.durable_offset
         pending, self._pending = self._pending, []
         unsynced, self._unsynced = self._unsynced, []
-        return _fail(unknown + unsynced, self.failure) + _fail(pending, _refusal(self.failure))
+        return fail(unknown + unsynced, self.failure) + fail(pending, refused_since(self.failure))
 
     def _note_done(self, done: list[Append]) -> None:
         """Under the lock: from here on `done` is true and callbacks are fixed."""
@@ -433,7 +416,7 @@ class Journal(Settler):
         if moved and self._on_advance is not None:
             self._flusher.deliver(self._on_advance)
         if any(append.callback is not None for append in done):
-            self._flusher.deliver(lambda: _call_back(done))
+            self._flusher.deliver(lambda: call_back(done))
 
     # -- the worker: at most one thread of the flusher at a time
 
@@ -476,6 +459,29 @@ class Journal(Settler):
         with self.lock:
             self._sync_wanted = self._sync_wanted or self._unsynced_since is not None
 
+    def _hold_descriptor(self) -> None:
+        self._is_resting = False
+        self._flusher.descriptors.hold(self)
+
+    def rest(self) -> bool:
+        """Let go of the descriptor until the next write, if this log has not been written to since it was asked last.
+
+        Only with everything synced: the kernel tells of a failed write-back to those who had the file open.
+        """
+        if self._closed:
+            return True
+        if not self._is_idle:
+            self._is_idle = True
+            return False
+        if self.written_offset != self.durable_offset:
+            self.sync()
+        with self._io, self.lock:
+            if self._pending or self._rolling or self._unsynced_records or self.segment.new_entry or not self._is_idle:
+                return False
+            self.segment.file = None
+            self._is_resting = True
+            return True
+
     def close(self) -> None:
         """Write and sync what there is, and take no more. Raises `StorageFailed` if that failed."""
         with self.lock:
@@ -489,33 +495,7 @@ class Journal(Settler):
                 break
             self.write()
             self.sync()
+        self._flusher.descriptors.release(self)
         self.segment.file = None
         if self.failure is not None:
             raise self.failure
-
-
-def _fail(appends: list[Append], error: FlashQError) -> list[Append]:
-    for append in appends:
-        append.error = error
-    return appends
-
-
-def _refusal(failure: StorageFailed) -> StorageFailed:
-    return StorageFailed(
-        f"{failure.message.split('. ')[0]}. Nothing was stored; restart FlashQ to read back what is on the disk",
-        outcome="not_applied",
-        **failure.details,
-    )
-
-
-def _call_back(done: list[Append]) -> None:
-    for append in done:
-        if append.callback is not None:
-            try:
-                append.callback(append)
-            except Exception:  # a caller's mistake: the others still wait for their answer
-                log.exception("callback_failed")
-
-
-def _nothing(append: Append) -> None:
-    pass

@@ -7,6 +7,7 @@ others are sealed: they never change again and have their index beside them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,7 +37,8 @@ def segment_path(directory: str, base_offset: int) -> str:
 
 
 class Segment:
-    """`size` bytes of frames from `base_offset`. `file` is open while it is active, and for every read otherwise."""
+    """`size` bytes of frames from `base_offset`. `file` is open from a write until the log rests; then every read opens
+    one of its own."""
 
     __slots__ = (
         "_index",
@@ -46,6 +48,7 @@ class Segment:
         "max_timestamp_ms",
         "new_entry",
         "path",
+        "sealed",
         "size",
         "tail",
         "tail_bytes",
@@ -56,7 +59,8 @@ class Segment:
         self.path = path
         self.base_offset = base_offset
         self.size = size
-        self.file: OpenFile | None = None
+        self.sealed = True
+        self.file: OpenFile | None = None  # without one, nothing is unsynced
         self.max_timestamp_ms: int | None = None  # None: sealed, and nobody has asked yet
         self.new_entry = False  # its directory has not been synced since it was created
         self._index: SparseIndex | None = None
@@ -67,6 +71,7 @@ class Segment:
     def create(cls, disk: Disk, path: str, base_offset: int) -> Segment:
         """An empty active segment; durable after `sync`."""
         segment = cls(disk, path, base_offset, 0)
+        segment.sealed = False
         segment.file = disk.open(path, create=True, write=True)
         disk.truncate(segment.file, 0)
         segment.max_timestamp_ms = 0
@@ -78,16 +83,17 @@ class Segment:
     def create_over(cls, disk: Disk, path: str, batches: Sequence[Batch]) -> Segment:
         """The active segment of a file that was just written, durably, with exactly these batches."""
         segment = cls(disk, path, batches[0].base_offset, 0)
+        segment.sealed = False
         segment.file = disk.open(path, write=True)
         segment._index = SparseIndex()
         segment._account(batches)
         return segment
 
     @classmethod
-    def recovered(cls, disk: Disk, path: str, base_offset: int, file: OpenFile, found: Scan) -> Segment:
-        """The active segment as a scan found it."""
+    def recovered(cls, disk: Disk, path: str, base_offset: int, found: Scan) -> Segment:
+        """The active segment as a scan found it, synced."""
         segment = cls(disk, path, base_offset, found.end)
-        segment.file = file
+        segment.sealed = False
         segment.max_timestamp_ms = found.max_timestamp_ms
         segment._index = found.index
         return segment
@@ -96,10 +102,17 @@ class Segment:
 
     def append(self, batches: Sequence[Batch]) -> None:
         """Write frames at the end with one system call. On OSError the file may hold a part of them: `cut_back`."""
-        assert self.file is not None
+        if self.file is None:
+            self.file = self._reopened()
         data = batches[0].frame if len(batches) == 1 else b"".join([batch.frame for batch in batches])
         self.disk.write(self.file, data, self.size)
         self._account(batches)
+
+    def _reopened(self) -> OpenFile:
+        file = self.disk.open(self.path, write=True)
+        if self.disk.size(file) != self.size:
+            raise OSError(errno.EIO, f"somebody else has changed {self.path}")
+        return file
 
     def _account(self, batches: Sequence[Batch]) -> None:
         assert self._index is not None
@@ -113,21 +126,20 @@ class Segment:
 
     def cut_back(self) -> None:
         """Remove what a failed `append` left after the last good frame."""
-        assert self.file is not None
-        self.disk.truncate(self.file, self.size)
+        if self.file is not None:
+            self.disk.truncate(self.file, self.size)
 
     def sync(self) -> None:
         """Everything written before this call survives a power cut, and so does the file's name."""
-        assert self.file is not None
-        self.disk.sync(self.file)
+        if self.file is not None:
+            self.disk.sync(self.file)
         if self.new_entry:
             self.disk.sync_directory(os.path.dirname(self.path))
             self.new_entry = False
 
     def begin_sync(self, ended: Ended) -> bool:
         """`sync` on the event loop (`Disk.begin_sync`). False, and nothing begun, where that cannot be had."""
-        assert self.file is not None
-        return not self.new_entry and self.disk.begin_sync(self.file, ended)
+        return self.file is not None and not self.new_entry and self.disk.begin_sync(self.file, ended)
 
     def seal(self, next_offset: int) -> None:
         """Keep the index beside the data and let go of the file. The data must have been synced."""
@@ -136,6 +148,7 @@ class Segment:
         self._keep_beside(INDEX_SUFFIX, self._index.encode(self.size, next_offset, self.max_timestamp_ms))
         self.tail, self.tail_bytes = [], 0
         self.file = self._index = None
+        self.sealed = True
 
     def keep_keys(self, keys: Mapping[bytes, int]) -> None:
         """Note beside a sealed segment which idempotency keys it holds: base offsets by hash."""
@@ -209,6 +222,19 @@ class Segment:
         ahead = _SMALL_READ_BYTES if small else 4 * _SMALL_READ_BYTES
         return (batch for _, batch in walk(self.disk, file, position, size, offset, epoch_at, ahead=ahead))
 
+    def is_at_hand(self, offset: int) -> bool:
+        """Whether `read` finds the first batches from there in memory: ours, or the system's."""
+        tail, index = self.tail, self._index
+        if tail and tail[0].base_offset <= offset:
+            return True
+        if index is None:
+            return False
+        try:
+            _, position = index.find(offset)
+            return self.disk.is_cached(self.open(), min(_SMALL_READ_BYTES, self.size - position), position)
+        except (OSError, DataCorruption):
+            return True  # there is nothing to wait for
+
     def first_offset_at(self, timestamp_ms: int, epoch_at: EpochAt) -> int | None:
         """The base offset of the first batch as late as this, or None. Raises `Broken`."""
         index = self.index(epoch_at)
@@ -238,7 +264,7 @@ class Segment:
 
     def drop_index(self) -> None:
         """Free a sealed segment's index; the next read loads it again."""
-        if self.file is None:
+        if self.sealed:
             self._index = None
 
     def remove(self) -> None:

@@ -186,6 +186,11 @@ class FileTopicLog(TopicLog):
             self._check_readable(from_offset)
         return found
 
+    def is_at_hand(self, from_offset: int) -> bool:
+        segments = self._segments
+        at = bisect_right(segments, from_offset, key=lambda segment: segment.base_offset) - 1
+        return at < 0 or from_offset >= self.journal.readable or segments[at].is_at_hand(from_offset)
+
     def offset_at(self, timestamp_ms: int) -> int:
         for segment in self._segments:
             try:
@@ -261,7 +266,7 @@ class FileTopicLog(TopicLog):
     def _hold_index(self, segment: Segment) -> None:
         """Keep the indexes of the sealed segments read last; drop older ones."""
         held = self._indexes_held
-        if segment.file is None and segment not in held:
+        if segment.sealed and segment not in held:
             if len(held) == _INDEXES_HELD:
                 held[0].drop_index()
             held.append(segment)

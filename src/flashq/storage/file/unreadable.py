@@ -62,6 +62,9 @@ class UnreadableGroup(ConsumerGroup):
     def committed(self, log: TopicLog) -> CommittedOffset | None:
         raise self.damage.with_traceback(None)
 
+    def topic_ids(self) -> list[str]:
+        raise self.damage.with_traceback(None)
+
     def commit(self, log: TopicLog, committed: CommittedOffset) -> Append:
         raise self.damage.with_traceback(None)
 
