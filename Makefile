@@ -7,10 +7,11 @@ UV_VERSION := 0.13.9
 
 CLIENT_TESTS := tests/clients/node
 WORKERS := 2
+BENCH_TOOLS := cc:gcc cc:libc6-dev redis-server redis-cli:redis-tools fio wrk java:default-jre-headless mvn:maven
 FUZZ_SECONDS := 60
 NO_KAFKA := Java or Maven is missing: the tests on Apache Kafka are skipped
 
-.PHONY: serve demo test test-kafka clients check format crash crash-kafka fuzz load bench bench-kafka lock clean
+.PHONY: serve demo test test-kafka clients check format crash crash-kafka fuzz load bench bench-quick bench-peers lock clean
 .DEFAULT_GOAL := test
 
 $(READY): requirements.lock pyproject.toml
@@ -68,17 +69,28 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## ratios against the limits of this machine
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: $(READY)  ## side by side with peers and limits (ARGS="--only single" for some rows)
+	$(BIN)/python -m benchmarks --keep $(ARGS)
 
-bench-kafka: $(READY)  ## posts and polls on a Kafka cluster against Kafka's own performance tools
-	$(BIN)/python -m benchmarks.kafka $(ARGS)
+bench-quick: $(READY)  ## the same with fewer rows and rounds, under two minutes, printed only
+	$(BIN)/python -m benchmarks --quick $(ARGS)
+
+bench-peers: $(READY)  ## install what FlashQ is measured against (as root: Debian packages too)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps --requirement benchmarks/requirements.lock
+	@missing=; for tool in $(BENCH_TOOLS); do command -v $${tool%%:*} >/dev/null || missing="$$missing $${tool##*:}"; done; \
+	if [ -n "$$missing" ] && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	elif [ -n "$$missing" ]; then echo "not installed:$$missing; the rows that need them will say so"; fi
+	@if command -v mvn >/dev/null; then mvn --quiet --batch-mode -f tests/kafka/pom.xml package; \
+	else echo "not installed: Apache Kafka, which comes by mvn; the rows that need it will say so"; fi
 
 lock:  ## resolve the newest allowed versions into requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--python-version 3.11 --group dev pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--python-version 3.11 --group bench --constraint requirements.lock --output-file benchmarks/requirements.lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--python-version 3.11 --group fuzz --output-file fuzz/requirements.lock
 

@@ -1,17 +1,50 @@
 """The ceiling for one Python process over HTTP: httptools and uvloop, JSON in, JSON out, records in a list.
 
-No routing, no validation, no limits, no storage. Argument: the port.
+No routing, no validation, no limits, no storage. A POST adds the records of its body, a GET gives the latest one.
+Argument: the port.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import cast
 
 import httptools
 import msgspec
 import uvloop
+
+from benchmarks.load import Load
+from benchmarks.peers import Durability
+from benchmarks.peers.flashq_server import FlashQServer
+from benchmarks.processes import Server, free_port, running
+
+
+class HTTPLimit:
+    """Asked as FlashQ is."""
+
+    name = "bare httptools"
+
+    def missing(self) -> str:
+        return ""
+
+    @contextlib.contextmanager
+    def serving(self, durability: Durability) -> Iterator[Server]:
+        port = free_port()
+        with running([sys.executable, "-m", "benchmarks.peers.http_limit", str(port)], port) as server:
+            yield server
+
+    def post(self, records: int, size: int) -> Load:
+        return FlashQServer().post(records, size)
+
+    def poll(self, offsets: list[int], records: int) -> Load:
+        assert records == 1
+        return FlashQServer().poll(offsets, 1)
+
+    def stored(self, server: Server) -> None:
+        return None
 
 
 class Record(msgspec.Struct):
@@ -33,20 +66,42 @@ class Answer(msgspec.Struct):
     offsets: list[Offset]
 
 
+class RecordRead(msgspec.Struct):
+    key: str | None
+    value: str
+    headers: dict[str, str] | None
+    offset: int
+    timestamp: str
+
+
+class Page(msgspec.Struct):
+    records: list[RecordRead]
+    next_offset: int
+    high_water_mark: int
+    lag: int
+    log_start_offset: int
+
+
 decode = msgspec.json.Decoder(Post).decode
 encode = msgspec.json.Encoder().encode
 log: list[Record] = []
 FORGET_AT = 200_000  # records: a list that grows for ever would measure the allocator
+TIMESTAMP = "2026-01-15T10:30:45.123Z"
 
 
 def answer_to(body: bytes) -> bytes:
     offsets = []
     for record in decode(body).records:
-        offsets.append(Offset(len(log), "2026-01-15T10:30:45.123Z"))
+        offsets.append(Offset(len(log), TIMESTAMP))
         log.append(record)
     if len(log) > FORGET_AT:
-        log.clear()
+        del log[:-1]
     return encode(Answer(offsets))
+
+
+def latest() -> bytes:
+    record, end = log[-1], len(log)
+    return encode(Page([RecordRead(record.key, record.value, record.headers, end - 1, TIMESTAMP)], end, end, 0, 0))
 
 
 class Connection(asyncio.Protocol):
@@ -71,7 +126,7 @@ class Connection(asyncio.Protocol):
         self.body += chunk
 
     def on_message_complete(self) -> None:
-        body = answer_to(self.body)
+        body = answer_to(self.body) if self.body else latest()
         head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
         self.transport.write(head + body)
 

@@ -1,4 +1,4 @@
-"""FlashQ on Kafka against Kafka's own performance tools, on one cluster in one run: `make bench-kafka`.
+"""FlashQ on Kafka against Kafka's own performance tools, on one cluster in one run.
 
 Both sides send batches of 1,000 records of 100 bytes with acks=all to a topic of one partition with three replicas, and
 read them back. The tools keep several batches in flight; FlashQ's clients are eight connections that each wait for an
@@ -15,14 +15,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from tests.kafka.cluster import Cluster, missing_tools
 
-from benchmarks.measure import Row, free_port, interleave, median_ratio, report
-from benchmarks.over_http import running
+from benchmarks.measure import Effort, Figures, Row, Work, compare, interleave
+from benchmarks.processes import free_port, running
 
 PRODUCER = "org.apache.kafka.tools.ProducerPerformance"
 CONSUMER = "org.apache.kafka.tools.ConsumerPerformance"
@@ -31,44 +31,37 @@ BATCH = 1000
 BATCH_BYTES = BATCH * 110
 CONNECTIONS = 8
 WANTED_POST = 0.4
+MISSING = "needs Java and Maven"
 
 
-def main() -> int:
+def rows(effort: Effort) -> Iterator[Row]:
+    """Posts, and polls of what they left."""
     if missing_tools():
-        print("Java or Maven is missing: nothing was measured")
-        return 0
-    quick = "--quick" in sys.argv[1:]
-    records, seconds, rounds = (200_000, 4.0, 3) if quick else (1_000_000, 10.0, 5)
+        found = {"FlashQ on Kafka": MISSING, "Kafka's tools": MISSING}
+        yield _compared("post", found, effort)
+        yield _compared("poll", found, effort)
+        return
+    records, seconds = int(1_000_000 * effort.scale), 10 * effort.seconds
     with tempfile.TemporaryDirectory() as directory, Cluster(Path(directory)) as cluster, _server(cluster) as port:
-        found = _rows(cluster, port, records, seconds, rounds)
-    print(report(found))
-    return 1 if any(row.verdict == "SHORT" for row in found) else 0
+        for topic in ("tool", "flashq"):
+            _request(port, "PUT", f"/topics/{topic}")
+            _request(port, "POST", f"/topics/{topic}/records", {"records": [{"value": RECORD}] * BATCH})
+        posts = {
+            "FlashQ on Kafka": partial(_posted, port, seconds),
+            "Kafka's tools": partial(_produced, cluster, records),
+        }
+        yield _compared("post", posts, effort)
+        polls = {
+            "FlashQ on Kafka": partial(_polled, port, seconds),
+            "Kafka's tools": partial(_consumed, cluster, records),
+        }
+        yield _compared("poll", polls, effort)
 
 
-def _rows(cluster: Cluster, port: int, records: int, seconds: float, rounds: int) -> list[Row]:
-    for topic in ("tool", "flashq"):
-        _request(port, "PUT", f"/topics/{topic}")
-        _request(port, "POST", f"/topics/{topic}/records", {"records": [{"value": RECORD}] * BATCH})
-    posts = interleave(
-        {"tool": partial(_produced, cluster, records), "flashq": partial(_posted, port, seconds)}, rounds
-    )
-    polls = interleave(
-        {"tool": partial(_consumed, cluster, records), "flashq": partial(_polled, port, seconds)}, rounds
-    )
-    return [
-        Row(
-            f"{what}s of {BATCH:,} x 100 B, {CONNECTIONS} connections",
-            f"{series['flashq'].median:,.0f} records/s",
-            f"{tool} {series['tool'].median:,.0f}/s",
-            median_ratio(series["flashq"], series["tool"]),
-            wanted,
-            series["flashq"].spread,
-        )
-        for what, tool, series, wanted in (
-            ("post", "kafka-producer-perf-test", posts, WANTED_POST),
-            ("poll", "kafka-consumer-perf-test", polls, None),
-        )
-    ]
+def _compared(what: str, work: Mapping[str, Work], effort: Effort) -> Row:
+    title = f"{what}s of {BATCH:,} x 100 B through FlashQ on a Kafka cluster of three, {CONNECTIONS} connections"
+    wanted = {"Kafka's tools": WANTED_POST} if what == "post" else {}
+    return compare(f"replicated/{what}", title, "records/s", interleave(work, effort), wanted=wanted)
 
 
 @contextlib.contextmanager
@@ -80,36 +73,36 @@ def _server(cluster: Cluster) -> Iterator[int]:
         yield port
 
 
-def _produced(cluster: Cluster, records: int) -> float:
+def _produced(cluster: Cluster, records: int) -> Figures:
     """Records a second by the tool's own account, which leaves out its start."""
     properties = [f"bootstrap.servers={cluster.bootstrap}", "acks=all", f"batch.size={BATCH_BYTES}", "linger.ms=5"]
     what = ["--topic", "tool", "--num-records", str(records), "--record-size", "100", "--throughput", "-1"]
     said = cluster.tool(PRODUCER, *what, "--producer-props", *properties, timeout_s=300)
     found = re.findall(r"([0-9.]+) records/sec", said)
-    return float(found[-1])
+    return {"rate": float(found[-1])}
 
 
-def _consumed(cluster: Cluster, records: int) -> float:
+def _consumed(cluster: Cluster, records: int) -> Figures:
     """The fetching itself, without joining a group."""
     where = ["--bootstrap-server", cluster.bootstrap, "--topic", "tool", "--messages", str(records)]
     said = cluster.tool(CONSUMER, *where, "--hide-header", timeout_s=300)
-    return float(said.strip().splitlines()[-1].split(",")[-1])  # fetch.nMsg.sec
+    return {"rate": float(said.strip().splitlines()[-1].split(",")[-1])}  # fetch.nMsg.sec
 
 
-def _posted(port: int, seconds: float) -> float:
+def _posted(port: int, seconds: float) -> Figures:
     body = json.dumps({"records": [{"value": RECORD}] * BATCH}).encode()
     headers = {"Content-Type": "application/json"}
     return _clients(port, seconds, lambda client, _: _asked(client, "POST", "/topics/flashq/records", body, headers))
 
 
-def _polled(port: int, seconds: float) -> float:
+def _polled(port: int, seconds: float) -> Figures:
     """Each connection reads from the start on, 1,000 records at a time."""
     path = "/topics/flashq/records?max_records=1000&from_offset="
     end = int(json.loads(_request(port, "GET", "/topics/flashq"))["high_water_mark"]) // BATCH
     return _clients(port, seconds, lambda client, at: _asked(client, "GET", f"{path}{at % end * BATCH}", None, {}))
 
 
-def _clients(port: int, seconds: float, ask: Callable[[http.client.HTTPConnection, int], object]) -> float:
+def _clients(port: int, seconds: float, ask: Callable[[http.client.HTTPConnection, int], object]) -> Figures:
     done = [0] * CONNECTIONS
     deadline = time.perf_counter() + seconds
 
@@ -128,7 +121,7 @@ def _clients(port: int, seconds: float, ask: Callable[[http.client.HTTPConnectio
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(done) / (time.perf_counter() - started)
+    return {"rate": sum(done) / (time.perf_counter() - started)}
 
 
 def _asked(
@@ -149,7 +142,3 @@ def _request(port: int, method: str, path: str, body: object = None) -> bytes:
         return _asked(client, method, path, data, {"Content-Type": "application/json"})
     finally:
         client.close()
-
-
-if __name__ == "__main__":
-    sys.exit(main())
