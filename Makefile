@@ -11,7 +11,7 @@ BENCH_TOOLS := cc:gcc cc:libc6-dev redis-server redis-cli:redis-tools fio wrk ja
 FUZZ_SECONDS := 60
 NO_KAFKA := Java or Maven is missing: the tests on Apache Kafka are skipped
 
-.PHONY: serve demo test clients check format crash fuzz load bench bench-quick bench-peers lock clean test-kafka
+.PHONY: serve demo test test-kafka clients check format crash crash-kafka fuzz load bench bench-quick bench-peers lock clean
 .DEFAULT_GOAL := test
 
 $(READY): requirements.lock pyproject.toml
@@ -45,7 +45,10 @@ clients:  ## install the clients some tests talk with: curl, wrk, Node's eventso
 	@if command -v npm >/dev/null; then cd $(CLIENT_TESTS) && npm ci --silent --no-audit --no-fund; fi
 
 crash: $(READY)  ## kills, power cuts and failing disks for an hour (root, loop devices, strace); writes docs/reliability.md
-	$(BIN)/python -m pytest -m crash -s --timeout=3600 $(ARGS)
+	$(BIN)/python -m pytest -m "crash and not kafka" -s --timeout=3600 $(ARGS)
+
+crash-kafka: $(READY)  ## kill the leader of a Kafka cluster under load, twenty times
+	$(BIN)/python -m pytest -m "crash and kafka" -s --timeout=3600 $(ARGS)
 
 load: $(READY)  ## thousands of clients and topics, and a mixed load with kills for 20 minutes (FLASHQ_SOAK_SECONDS)
 	$(BIN)/python -m pytest -m load -s --timeout=7200 $(ARGS)

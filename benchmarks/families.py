@@ -18,6 +18,7 @@ from benchmarks.rows import (
     latency,
     log_size,
     posts,
+    replicated,
 )
 
 DURABILITIES: tuple[Durability, ...] = ("memory", "periodic", "always")
@@ -32,6 +33,7 @@ FAMILIES: Mapping[str, Callable[[Effort], Iterator[Row]]] = {
     **{f"batch/poll/{size}": partial(batches.polls, size) for size in (100, 1000, 10_000)},
     "kafka/periodic": partial(kafka.rows, "periodic"),
     "kafka/always": partial(kafka.rows, "always"),
+    "replicated": replicated.rows,
     "follow/periodic": partial(following.group, "periodic"),
     "follow/always": partial(following.group, "always"),
     **{f"fan-out/{readers}": partial(following.fan_out, readers) for readers in (1, 10, 100)},

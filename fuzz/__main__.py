@@ -1,7 +1,7 @@
 """`python -m fuzz TARGET [--seconds N]`: mutate, guided by the branches taken, until a promise breaks (then it fails).
 
-Inputs that reach something new are kept in `--keep` (a scratch directory); `--merge` puts the smallest set of them
-that reaches as much into the corpus. A failing input is written to the current directory: run it with `--replay`.
+Inputs that reach something new are kept in `--keep` (a scratch directory), to choose from for the corpus. A failing
+input is written to the current directory: run it with `--replay`.
 """
 
 from __future__ import annotations
@@ -40,10 +40,8 @@ def main() -> None:
 
 def _options(arguments: argparse.Namespace, kept: Path, max_bytes: int) -> list[str]:
     corpus = CORPUS / arguments.target
-    common = [f"-max_len={max_bytes}", f"-timeout={_INPUT_TIMEOUT_S}", f"-rss_limit_mb={_MEMORY_MIB}"]
-    if arguments.merge:
-        return ["-merge=1", *common, str(corpus), str(kept)]
-    return [f"-max_total_time={arguments.seconds}", "-print_final_stats=1", *common, str(kept), str(corpus)]
+    limits = [f"-max_len={max_bytes}", f"-timeout={_INPUT_TIMEOUT_S}", f"-rss_limit_mb={_MEMORY_MIB}"]
+    return [f"-max_total_time={arguments.seconds}", "-print_final_stats=1", *limits, str(kept), str(corpus)]
 
 
 def _arguments() -> argparse.Namespace:
@@ -51,7 +49,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--seconds", type=int, default=60, help="how long to look for inputs (default 60)")
     parser.add_argument("--keep", type=Path, help="a directory for inputs that reach something new")
-    parser.add_argument("--merge", action="store_true", help="add to the corpus what --keep has and it has not")
     parser.add_argument("--replay", type=Path, nargs="+", help="check these inputs and no others; needs no atheris")
     return parser.parse_args()
 

@@ -69,6 +69,9 @@ _COMPRESSION_MASK = 7
 _PADDING = bytes(16)
 _NO_PRODUCER = -1
 
+Stored = tuple[int, bytes | None, bytes | None, list[tuple[str, bytes]]]
+"""Timestamp (Unix ms), key, value and headers of a record that another log holds."""
+
 T = TypeVar("T")
 MakeRecord = Callable[[int, int, bytes | None, bytes, dict[str, bytes] | None], T]
 """Makes a record of its offset, timestamp (Unix ms), key, value and headers."""
@@ -145,6 +148,21 @@ def encode(rows: Sequence[Row], timestamp_ms: int, key_hash: bytes | None = None
             )
         delta += 1
     return Batch(builder.build(), delta, timestamp_ms)
+
+
+def encode_stored(base_offset: int, records: Sequence[Stored], key_hash: bytes | None = None) -> Batch:
+    """The batch of records as another log holds them, without a hole, from `base_offset` on, each with its own time.
+
+    The timestamp of the batch is its last record's.
+    """
+    producer = (_NO_PRODUCER,) * 3 if key_hash is None else _KEY.unpack(key_hash)
+    builder = DefaultRecordBatchBuilder(MAGIC, 0, 0, *producer, MAX_FRAME_BYTES)
+    append = builder.append
+    for delta, (timestamp_ms, key, value, headers) in enumerate(records):
+        append(delta, timestamp_ms, key, value, headers)
+    batch = Batch(builder.build(), len(records), records[-1][0])
+    batch.place(base_offset, 0, batch.timestamp_ms)
+    return batch
 
 
 def decode(batch: Batch, make: MakeRecord[T], first: int = 0, stop: int | None = None) -> list[T]:

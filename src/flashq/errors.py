@@ -85,6 +85,35 @@ class StorageFailed(FlashQError, OSError):
     code = "storage_failed"
 
 
+class StorageUnavailable(FlashQError, OSError):
+    """The cluster cannot be reached, or has too few brokers up, now. Nothing was done; it recovers by itself."""
+
+    code = "storage_unavailable"
+    retriable = True
+
+
+class NotConfirmed(FlashQError, OSError):
+    """The cluster did not confirm in time. With an idempotency key, posting again tells; without, a read does."""
+
+    code = "not_confirmed"
+    retriable = True
+
+    def __init__(self, message: str, **details: object) -> None:
+        super().__init__(message, outcome="unknown", **details)
+
+
+class StorageRefused(FlashQError, OSError):
+    """The cluster does not let this FlashQ's user do it. Nothing was done; grant it, or ask for something else."""
+
+    code = "storage_refused"
+
+
+class GroupInUse(FlashQError):
+    """Members of the group, outside FlashQ, hold its offsets. Nothing was done."""
+
+    code = "group_in_use"
+
+
 class DataCorruption(FlashQError):
     """Stored bytes are not what was written. Nothing was cut. `details`: topic, offset, path, position (bytes)."""
 
@@ -101,6 +130,12 @@ class UnsupportedFormat(FlashQError):
     """The data directory was written by a newer FlashQ, or is not one at all."""
 
     code = "unsupported_format"
+
+
+class NotMigrated(FlashQError):
+    """Source and target of a migration do not fit together. Nothing more was copied. `details`: topic, offset."""
+
+    code = "not_migrated"
 
 
 class Closed(FlashQError):

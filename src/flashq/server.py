@@ -14,7 +14,7 @@ from typing import Any
 
 from flashq import __version__
 from flashq.broker.flashq import FlashQ
-from flashq.errors import FlashQError
+from flashq.errors import ConfigurationError, FlashQError
 from flashq.http.edge import Edge
 from flashq.http.handlers.blocking import Blocking
 from flashq.http.handlers.groups import GroupHandlers
@@ -33,6 +33,7 @@ from flashq.logging import get_logger
 from flashq.metrics import Metrics
 from flashq.settings import ServerSettings
 from flashq.storage.backend import StorageBackend
+from flashq.storage.extras import import_kafka
 from flashq.storage.file.backend import FileBackend
 from flashq.storage.interface import TopicConfig
 from flashq.storage.memory import InMemoryBackend
@@ -40,6 +41,7 @@ from flashq.tls import server_context
 
 DRAIN_S = 8.0  # of the 10 s a stop may take; the rest is for the last flush
 BLOCKING_THREADS = 4
+REMOTE_THREADS = 32  # most of them wait for a network
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 log = get_logger("flashq.server")
@@ -77,6 +79,8 @@ def _open(settings: ServerSettings) -> tuple[FlashQ, dict[str, object]]:
     found: dict[str, object] = {}
     if settings.storage == "memory":
         backend = InMemoryBackend()
+    elif settings.storage == "kafka":
+        backend, found = _open_kafka(settings)
     else:
         backend = FileBackend(
             settings.data_dir,
@@ -102,6 +106,29 @@ def _open(settings: ServerSettings) -> tuple[FlashQ, dict[str, object]]:
     return FlashQ(backend, topic_defaults=defaults), found
 
 
+def _open_kafka(settings: ServerSettings) -> tuple[StorageBackend, dict[str, object]]:
+    if settings.kafka_bootstrap is None:
+        raise ConfigurationError("storage kafka needs kafka_bootstrap: --kafka-bootstrap host:9092,...")
+    kafka = import_kafka()
+    given = {} if settings.kafka_config is None else kafka.read_config_file(settings.kafka_config)
+    backend = kafka.KafkaBackend(
+        settings.kafka_bootstrap,
+        config=given,
+        sync_mode=settings.sync_mode,
+        replication_factor=settings.kafka_replication_factor,
+    )
+    cluster = backend.cluster
+    return backend, {
+        "sync_mode": settings.sync_mode,
+        "bootstrap": settings.kafka_bootstrap,
+        "brokers": cluster.brokers,
+        "replication_factor": cluster.replication_factor,
+        "min_insync_replicas": cluster.min_insync_replicas,
+        "topics": len(backend.topics),
+        "groups": len(backend.groups),
+    }
+
+
 async def _serve(
     flashq: FlashQ,
     settings: ServerSettings,
@@ -115,7 +142,8 @@ async def _serve(
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
     flashq.backend.drive_from_loop(loop)
-    executor = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="flashq-blocking")
+    threads = REMOTE_THREADS if flashq.backend.is_remote else BLOCKING_THREADS
+    executor = ThreadPoolExecutor(threads, thread_name_prefix="flashq-blocking")
     metrics, counters = Metrics(), Counters()
     flashq.backend.observe_syncs(metrics.syncs.add)
     handlers = operation_handlers(flashq, loop, executor, metrics, counters)
@@ -147,7 +175,7 @@ def operation_handlers(
     flashq: FlashQ, loop: asyncio.AbstractEventLoop, executor: Executor, metrics: Metrics, counters: Counters
 ) -> dict[str, OperationHandler]:
     """What answers each operation of the contract, by its id."""
-    blocking = Blocking(loop, executor)
+    blocking = Blocking(loop, executor, is_remote=flashq.backend.is_remote)
     posts = PostHandler(flashq, loop, executor, metrics.posted)
     reads = ReadHandler(flashq, loop, blocking, metrics.read)
     streams = StreamHandler(flashq, loop, blocking, metrics.read)

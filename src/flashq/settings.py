@@ -259,9 +259,16 @@ class ServerSettings:
     host: str = _setting(
         "127.0.0.1", Text("ADDRESS"), "Address or name to listen on. Any but loopback needs a token or `insecure`.")
     port: int = _setting(8080, Number(0, 65535, "PORT"), "TCP port to listen on; 0 takes a free one.")
-    storage: Literal["file", "memory"] = _setting(
-        "file", Choice(("file", "memory")), "Where records live; `memory` forgets everything on exit.")
+    storage: Literal["file", "memory", "kafka"] = _setting(
+        "file", Choice(("file", "memory", "kafka")),
+        "Where records live; `memory` forgets everything on exit, `kafka` is a cluster.")
     data_dir: str = _setting("./flashq-data", Text("DIRECTORY"), "Directory of the log files, for storage `file`.")
+    kafka_bootstrap: str | None = _setting(
+        None, Text("HOST:PORT,..."), "Brokers of the cluster to begin with, for storage `kafka`.")
+    kafka_config: str | None = _setting(
+        None, Text("FILE"), "More settings of librdkafka (TLS, SASL), one name=value a line, for storage `kafka`.")
+    kafka_replication_factor: int = _setting(
+        3, Number(1, 32767), "Replicas of new topics, at most one for each broker, for storage `kafka`.")
     sync_mode: Literal["always", "periodic", "never"] = _setting(
         "always", Choice(("always", "periodic", "never")),
         "When the disk is told to keep records: before each answer, in the background, or on roll and close only.")

@@ -190,7 +190,7 @@ def test_every_call_gives_what_the_embedded_one_gives(name: str, remote: Any) ->
 
 def test_every_public_method_of_flashq_that_has_a_request_is_there_with_its_parameters() -> None:
     inside = {"open", "append", "apply_retention", "check_new", "commit", "group", "health", "log", "log_or_new"}
-    inside |= {"put_topic", "read"}
+    inside |= {"put_topic", "read", "logs", "log_as_it_is"}
     for name, method in inspect.getmembers(FlashQ, inspect.isfunction):
         if name.startswith("_") or name in inside:
             continue

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from flashq import FlashQ
+from flashq.cli.exit_codes import STORAGE
 from tests.crash.machine import power_cut_machine, why_no_power_cut
 from tests.crash.proxy import forge_an_acknowledgement
 from tests.crash.rounds import Plan, Summary, run_rounds
 from tests.crash.server_process import flashq_command
 from tests.crash.strace import why_no_strace, without_syncs
 from tests.crash.violations import Broken
+from tests.server.running import JSON, flashq
 
 pytestmark = [
     pytest.mark.crash,
@@ -77,3 +80,30 @@ def test_a_forged_acknowledgement_is_found_out_by_a_power_cut(
     summary = cut_power("always", plan, seed, tmp_path)
     tell(f"found after {summary.rounds} rounds: {summary.violations[:1]}")
     assert Broken.LOST in {violation.broken for violation in summary.violations}, summary.report()
+
+
+@pytest.mark.parametrize("sync_mode", ["always", "never"])
+def test_while_the_disk_is_gone_posts_are_refused_reads_go_on_and_health_says_so(
+    sync_mode: str, tmp_path: Path, tell: Callable[[str], None]
+) -> None:
+    with power_cut_machine(tmp_path / "machine") as machine:
+        log = tmp_path / "server.log"
+        with flashq("--data-dir", str(machine.data_dir), "--sync-mode", sync_mode, log=log) as server:
+            server.wait_until_listening()
+            posted = server.ask("POST", "/topics/t/records?sync=always", b'{"records":[{"value":"kept"}]}', JSON)
+            assert posted.status == 200
+            machine.cut()
+            answers = [server.try_post("t", "refused") for _ in range(3)]
+            assert [answer.status for answer in answers] == [503] * 3
+            assert {answer.json()["error"] for answer in answers} == {"storage_failed"}
+            outcomes = [answer.json()["details"]["outcome"] for answer in answers]
+            assert outcomes == ["unknown", "not_applied", "not_applied"]
+            assert [record["value"] for record in server.read_all("t")] == ["kept"]
+            health = server.ask("GET", "/health")
+            assert (health.status, health.json()["status"]) == (503, "unhealthy")
+            assert len(server.events("storage_failed")) == 1
+            assert server.stop() == STORAGE
+        machine.come_back()
+        with FlashQ.open(machine.data_dir) as again:
+            assert [record.text for record in again.poll_records("t")] == ["kept"]
+    tell(f"outcomes {', '.join(outcomes)}; health {health.json()}")

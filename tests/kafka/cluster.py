@@ -18,7 +18,7 @@ from typing import Self
 
 from confluent_kafka.admin import AdminClient
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0  # of a busy machine; a quiet one takes 15
 STOP_TIMEOUT_S = 20.0
 TOOL_TIMEOUT_S = 60.0
 MISSING_TOOLS = "Java or Maven is missing: the tests on Apache Kafka are skipped"
@@ -41,11 +41,13 @@ transaction.state.log.replication.factor=3
 transaction.state.log.num.partitions=1
 transaction.state.log.min.isr=2
 group.initial.rebalance.delay.ms=0
+# A note of 4 KiB, which FlashQ allows, with what FlashQ adds to it.
+offset.metadata.max.bytes=8192
 # Failures are noticed, and retention is applied, in seconds: a test waits for both.
-broker.session.timeout.ms=3000
+broker.session.timeout.ms=5000
 broker.heartbeat.interval.ms=500
 controller.quorum.election.timeout.ms=1000
-controller.quorum.fetch.timeout.ms=2000
+controller.quorum.fetch.timeout.ms=3000
 log.retention.check.interval.ms=1000
 log.segment.delete.delay.ms=1000
 num.network.threads=2

@@ -54,10 +54,9 @@ class Crowd:
         begun = time.monotonic()
         clients = list(self._dripping)
         for at, client in enumerate(clients):
+            self._lose(begun + at / len(clients) - time.monotonic())  # each at its own time of the second
             self._send_next(client)
-            if at % 100 == 99:  # over the second, not all at its beginning
-                self._lose(max(0.0, begun + at / len(clients) - time.monotonic()))
-        self._lose(max(0.0, begun + 1 - time.monotonic()))
+        self._lose(begun + 1 - time.monotonic())
 
     def report(self) -> str:
         here = {"idle": len(self._idle), "dripping": len(self._dripping), "deaf": len(self._deaf)}

@@ -10,6 +10,7 @@ import pytest
 
 from flashq.storage.file.backend import FileBackend
 from flashq.storage.interface import TopicConfig
+from flashq.testing.faulty_disk import FaultyDisk
 from tests.crash.wire import Connection
 from tests.server.running import Process, serving
 
@@ -25,7 +26,7 @@ IN_FLIGHT = 32
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("many") / "data"
-    backend = FileBackend(str(directory))
+    backend = FileBackend(str(directory), disk=FaultyDisk())  # it syncs nothing, and fails only if told to
     for number in range(MANY):
         backend.create_topic(f"t{number}", TopicConfig())
         backend.create_group(f"g{number}")

@@ -62,7 +62,7 @@ def test_on_a_loop_every_append_calls_back_on_the_loop_through_rolls_and_retenti
     backend = FileBackend(str(tmp_path), sync_mode=mode, disk=FaultyDisk())
     loop = Loop()
     backend.drive_from_loop(cast(asyncio.AbstractEventLoop, loop))
-    log = backend.create_topic("t", TopicConfig(segment_bytes=1024, retention_ms=1 << 50))
+    log, _ = backend.create_topic("t", TopicConfig(segment_bytes=1024, retention_ms=1 << 50))
     stop = threading.Event()
 
     def roll_all_the_time() -> None:
@@ -98,7 +98,7 @@ def test_threads_that_wait_and_threads_that_are_called_back_all_hear_while_the_l
     tmp_path: Path, mode: SyncMode
 ) -> None:
     backend = FileBackend(str(tmp_path), sync_mode=mode, commit_threshold=2, sync_interval_s=0.001, disk=FaultyDisk())
-    log = backend.create_topic("t", TopicConfig(segment_bytes=1024))
+    log, _ = backend.create_topic("t", TopicConfig(segment_bytes=1024))
     heard = threading.Semaphore(0)
     count = 150
 
@@ -178,7 +178,7 @@ def test_one_sync_serves_all_who_waited_for_it(tmp_path: Path) -> None:
     begun, gate = threading.Event(), threading.Event()
     disk = Gate()
     backend = FileBackend(str(tmp_path), disk=disk)
-    log = backend.create_topic("t", TopicConfig())
+    log, _ = backend.create_topic("t", TopicConfig())
     disk.closed = True
     first = post(log)
     threading.Thread(target=first.result).start()
@@ -201,7 +201,7 @@ def test_one_sync_serves_all_who_waited_for_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", SYNC_MODES)
 def test_closing_completes_what_nobody_has_waited_for_yet(tmp_path: Path, mode: SyncMode) -> None:
     backend = FileBackend(str(tmp_path), sync_mode=mode, disk=FaultyDisk())
-    log = backend.create_topic("t", TopicConfig(segment_bytes=1024))
+    log, _ = backend.create_topic("t", TopicConfig(segment_bytes=1024))
     post(log, b"x" * 1100).result()
     appends = [post(log) for _ in range(5)]
     backend.close()
@@ -216,7 +216,7 @@ def test_retention_of_a_deleted_topic_never_removes_files_of_its_successor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = FileBackend(str(tmp_path), disk=FaultyDisk())
-    old = backend.create_topic("t", TopicConfig(segment_bytes=1024, retention_ms=1000))
+    old, _ = backend.create_topic("t", TopicConfig(segment_bytes=1024, retention_ms=1000))
     assert isinstance(old, FileTopicLog)
     for _ in range(5):
         post(old, b"x" * 1100).result()
@@ -227,7 +227,7 @@ def test_retention_of_a_deleted_topic_never_removes_files_of_its_successor(
         asked += 1
         if asked == 3:
             backend.delete_topic("t")
-            new = backend.create_topic("t", TopicConfig(segment_bytes=1024))
+            new, _ = backend.create_topic("t", TopicConfig(segment_bytes=1024))
             for number in range(5):
                 post(new, b"%d" % number * 1100).result()
         return True
@@ -254,7 +254,7 @@ def test_what_is_posted_while_retention_rolls_is_synced_though_nobody_blocks_for
 
     rolling, go_on, called = threading.Event(), threading.Event(), threading.Event()
     backend = FileBackend(str(tmp_path), disk=Slow())
-    log = backend.create_topic("t", TopicConfig(retention_ms=1000))
+    log, _ = backend.create_topic("t", TopicConfig(retention_ms=1000))
     assert isinstance(log, FileTopicLog)
     post(log).result()
     retention = threading.Thread(target=log.retain, args=(1 << 50,))
@@ -317,7 +317,7 @@ def test_a_write_that_fails_while_a_sync_runs_fails_once_and_answers_everyone(tm
     begun, gate = threading.Event(), threading.Event()
     disk = Torn()
     backend = FileBackend(str(tmp_path), disk=disk)
-    log = backend.create_topic("t", TopicConfig())
+    log, _ = backend.create_topic("t", TopicConfig())
     disk.armed = True
     first = post(log)
     ended = threading.Event()

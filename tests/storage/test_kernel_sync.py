@@ -59,7 +59,7 @@ def test_what_waits_for_the_disk_is_synced_by_the_kernel_and_rolls_by_threads(tm
 
     async def main() -> None:
         backend.drive_from_loop(asyncio.get_running_loop())
-        log = backend.create_topic("t", TopicConfig(segment_bytes=4096))
+        log, _ = backend.create_topic("t", TopicConfig(segment_bytes=4096))
         done: list[Append] = []
         for number in range(1, 201):
             post(log, done, durable=number % 7 == 0)
@@ -91,7 +91,7 @@ def test_a_sync_that_fails_in_the_kernel_stops_the_log(tmp_path: Path) -> None:
 
     async def main() -> None:
         backend.drive_from_loop(asyncio.get_running_loop())
-        log = backend.create_topic("t", TopicConfig())
+        log, _ = backend.create_topic("t", TopicConfig())
         done: list[Append] = []
         post(log, done)
         await until(lambda: len(done) == 1)
@@ -117,7 +117,7 @@ def test_other_threads_sync_delete_and_close_beside_the_loop(tmp_path: Path) -> 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         backend.drive_from_loop(loop)
-        logs = [backend.create_topic(f"t{number}", TopicConfig(segment_bytes=2048)) for number in range(4)]
+        logs = [backend.create_topic(f"t{number}", TopicConfig(segment_bytes=2048))[0] for number in range(4)]
         done: list[Append] = []
 
         def from_a_thread() -> None:

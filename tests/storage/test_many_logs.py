@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,18 @@ def test_pages_are_dropped_before_reading_unless_the_last_stop_reached_the_disk(
     done = opened(stopped, has_call=True)
     assert done.count("forget") == 2
     assert done.index("forget") < done.index("read")
+
+
+def test_topics_that_are_deleted_take_no_memory_until_the_cycle_collector_comes(tmp_path: Path) -> None:
+    value = b"x" * 1_000_000
+    gc.disable()
+    tracemalloc.start()
+    try:
+        with FlashQ.open(tmp_path) as flashq:
+            for number in range(20):
+                flashq.post_record(f"t{number}", value)
+                flashq.delete_topic(f"t{number}")
+            assert tracemalloc.get_traced_memory()[0] < 5_000_000
+    finally:
+        tracemalloc.stop()
+        gc.enable()

@@ -18,8 +18,9 @@ NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
-EVERYWHERE = ("unauthorized", "forbidden", "misdirected_request", "internal_error", "closed")
-_WRITE = ("storage_full", "storage_failed")
+_REMOTE = ("storage_unavailable", "storage_refused")  # of storage on a cluster
+EVERYWHERE = ("unauthorized", "forbidden", "misdirected_request", "internal_error", "closed", *_REMOTE)
+_WRITE = ("storage_full", "storage_failed", "not_confirmed")
 _BODY = ("invalid_json", "invalid_body", "unsupported_media_type")
 _READ = ("invalid_parameter", "offset_out_of_range", "data_corruption", "storage_failed")
 _POST = (
@@ -162,7 +163,7 @@ OPERATIONS: tuple[Operation, ...] = (
         path="/consumer/{group}",
         summary="Delete a group and its offsets, for good.",
         answers={204: _NOTHING},
-        errors=("invalid_parameter", "group_not_found", *_WRITE),
+        errors=("invalid_parameter", "group_not_found", "group_in_use", *_WRITE),
     ),
     Operation(
         id="poll_group",
@@ -195,6 +196,7 @@ OPERATIONS: tuple[Operation, ...] = (
             "invalid_offset",
             "validation_error",
             "group_not_found",
+            "group_in_use",
             "topic_not_found",
             "data_corruption",
             *_BODY,
@@ -220,6 +222,7 @@ OPERATIONS: tuple[Operation, ...] = (
             "invalid_parameter",
             "invalid_offset",
             "group_not_found",
+            "group_in_use",
             "topic_not_found",
             "data_corruption",
             *_BODY,

@@ -107,13 +107,13 @@ class GroupRecords(Records):
 
 
 class TopicSummary(msgspec.Struct):
-    """A line of the list of topics."""
+    """A line of the list of topics. `size_bytes` is null where the storage does not tell."""
 
     name: str
     log_start_offset: int
     next_offset: int
     high_water_mark: int
-    size_bytes: int
+    size_bytes: int | None
 
 
 class Topics(msgspec.Struct):
@@ -165,13 +165,13 @@ class Groups(msgspec.Struct):
 
 
 class GroupTopic(msgspec.Struct):
-    """Where a group stands in a topic."""
+    """Where a group stands in a topic. `last_commit_time` is null if another program committed and did not say."""
 
     topic: str
     committed_offset: int
     high_water_mark: int
     lag: int
-    last_commit_time: str
+    last_commit_time: str | None
     metadata: str | UnsetType = UNSET
 
 

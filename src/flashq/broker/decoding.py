@@ -34,6 +34,8 @@ def decode_range(
 def _decode_all(log: TopicLog, batches: Sequence[Batch], from_offset: int, stop: int, make: MakeRecord[T]) -> list[T]:
     records: list[T] = []
     for batch in batches:
+        if batch.base_offset >= stop:
+            break
         try:
             records += decode(batch, make, max(from_offset - batch.base_offset, 0), stop - batch.base_offset)
         except BadFrame as error:
@@ -41,6 +43,18 @@ def _decode_all(log: TopicLog, batches: Sequence[Batch], from_offset: int, stop:
                 break
             raise undecodable(log, batch.base_offset, error) from error
     return records
+
+
+def offset_after(batches: Sequence[Batch], first: int, count: int) -> int:
+    """The offset after the last of `count` records from `first` on; between batches there may be holes."""
+    at = first
+    for batch in batches:
+        at = max(at, batch.base_offset)
+        taken = min(count, batch.next_offset - at)
+        at, count = at + taken, count - taken
+        if count == 0:
+            break
+    return at
 
 
 def undecodable(log: TopicLog, offset: int, error: BadFrame) -> DataCorruption:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypedDict, TypeVar, Unpack
 
 from flashq.batch import MakeRecord, encode
-from flashq.broker.decoding import decode_range
+from flashq.broker.decoding import decode_range, offset_after
 from flashq.broker.polled import Polled, PolledRecords
 from flashq.broker.reset import ResetTo, reset_target, whole
 from flashq.broker.retention import RetentionThread
-from flashq.broker.terms import Terms, append_on, hash_idempotency_key
+from flashq.broker.terms import Terms, append_on, check_terms, hash_idempotency_key
 from flashq.broker.waiters import Waiters
 from flashq.errors import (
     Closed,
@@ -28,6 +28,7 @@ from flashq.errors import (
 from flashq.names import check_name
 from flashq.record import MAX_VALUE_BYTES, NO_HEADERS, Postable, RecordWithOffset, Row, to_row
 from flashq.storage.backend import Health, StorageBackend
+from flashq.storage.extras import KAFKA_SCHEME, import_kafka
 from flashq.storage.file.backend import FileBackend
 from flashq.storage.interface import (
     DEFAULT_SEGMENT_BYTES,
@@ -99,16 +100,26 @@ class FlashQ:
         segment_bytes: int = DEFAULT_SEGMENT_BYTES,
         retention_ms: int | None = None,
         retention_bytes: int | None = None,
+        kafka_config: Mapping[str, str] | None = None,
     ) -> Self:
         """A FlashQ on the files of a directory, which is made if it is not there, and recovered if it is.
+
+        Or, for a path `kafka://host:9092,...`, on an Apache Kafka cluster (docs/how-to/kafka.md); `kafka_config` is
+        then more settings of librdkafka. Raises `StorageUnavailable` if no broker answers.
 
         `commit_threshold` (records) and `sync_interval_s` (seconds) say when `periodic` syncs; `segment_bytes` when
         a segment is sealed. Retention applies to topics created from now on. Raises `DirectoryLocked` if another
         process has the directory open, `UnsupportedFormat` if a newer FlashQ wrote it.
         """
         defaults = TopicConfig(retention_ms=retention_ms, retention_bytes=retention_bytes, segment_bytes=segment_bytes)
+        where = os.fspath(path)
+        if where.startswith(KAFKA_SCHEME):
+            kafka = import_kafka().KafkaBackend(
+                where.removeprefix(KAFKA_SCHEME), config=kafka_config, sync_mode=sync_mode
+            )
+            return cls(kafka, topic_defaults=defaults)
         backend = FileBackend(
-            os.fspath(path), sync_mode=sync_mode, commit_threshold=commit_threshold, sync_interval_s=sync_interval_s
+            where, sync_mode=sync_mode, commit_threshold=commit_threshold, sync_interval_s=sync_interval_s
         )
         return cls(backend, topic_defaults=defaults)
 
@@ -196,8 +207,13 @@ class FlashQ:
 
     def topics(self) -> list[str]:
         """Names of all topics, sorted."""
+        return [log.name for log in self.logs()]
+
+    def logs(self) -> list[TopicLog]:
+        """The logs of all topics as they are now, by name."""
         self._check_open()
-        return sorted(self.backend.topics)
+        self.backend.refresh()
+        return sorted(self.backend.topics.values(), key=lambda log: log.name)
 
     def create_topic(
         self,
@@ -240,13 +256,18 @@ class FlashQ:
         """Delete a topic and what groups have committed in it, for good, durably. Raises `TopicNotFound`."""
         with self._changing:
             log = self.log(topic)
-            self.backend.delete_topic(topic)
+            try:
+                self.backend.delete_topic(topic)
+            except KeyError:  # by another server, since
+                raise _no_topic(topic) from None
         for group in list(self.backend.groups.values()):
             group.forget(log)
 
     def high_water_mark(self, topic: str) -> int:
         """The first offset of a topic that readers may not yet see; 0 in an empty topic. Raises `TopicNotFound`."""
-        return self.log(topic).high_water_mark
+        log = self.log(topic)
+        log.refresh()
+        return log.high_water_mark
 
     def log(self, topic: str) -> TopicLog:
         """The topic's log. Raises `TopicNotFound`."""
@@ -254,6 +275,16 @@ class FlashQ:
         if log is None or self._closed:
             self._check_open()
             check_name("topic", topic)
+            log = self.backend.find_topic(topic)
+            if log is None:
+                raise _no_topic(topic)
+        return log
+
+    def log_as_it_is(self, topic: str) -> TopicLog:
+        """The topic's log, with its offsets and configuration as they are now. Raises `TopicNotFound`."""
+        self._check_open()
+        log = self.backend.find_topic(check_name("topic", topic))
+        if log is None:
             raise _no_topic(topic)
         return log
 
@@ -271,7 +302,7 @@ class FlashQ:
         check_name("group", group)
         self._check_open()
         with self._changing:
-            created = group not in self.backend.groups
+            created = self.backend.find_group(group) is None
             self.backend.create_group(group)
         return created
 
@@ -279,11 +310,15 @@ class FlashQ:
         """Delete a group and its offsets, for good, durably. Raises `GroupNotFound`."""
         with self._changing:
             self.group(group)
-            self.backend.delete_group(group)
+            try:
+                self.backend.delete_group(group)
+            except KeyError:  # by another server, since
+                raise _no_group(group) from None
 
     def consumer_groups(self) -> list[str]:
         """Names of all groups, sorted."""
         self._check_open()
+        self.backend.refresh()
         return sorted(self.backend.groups)
 
     def consumer_group_offset(self, group: str, topic: str) -> int:
@@ -303,8 +338,10 @@ class FlashQ:
     ) -> Append:
         """`commit_offset` as a handle that is done when the promise holds; `timestamp_ms` is now if not given."""
         found, log = self.group(group), self.log(topic)
+        if whole("offset", offset) > log.high_water_mark:
+            log.refresh()
         end = log.high_water_mark
-        if whole("offset", offset) > end or offset < 0:
+        if offset > end or offset < 0:
             why = "below 0" if offset < 0 else f"beyond the high water mark {end} of topic {topic}"
             raise InvalidOffset(
                 f"offset {offset} is {why}; nothing was committed", offset=offset, topic=topic, max_offset=end
@@ -324,6 +361,7 @@ class FlashQ:
         """
         found, log = self.group(group), self.log(topic)
         before = found.committed(log)
+        log.refresh()
         after = reset_target(log, to, at)
         if not dry_run:
             self._commit(found, log, CommittedOffset(after, self.clock_ms())).result()
@@ -338,15 +376,15 @@ class FlashQ:
         """
         found, log = self.group(group), self.log(topic)
         committed = found.committed(log)
+        log.refresh()
         from_offset = log.log_start_offset if committed is None else committed.offset
         return self.poll_records(topic, from_offset=from_offset, count=count, max_bytes=max_bytes)
 
     def group(self, group: str) -> ConsumerGroup:
         """The consumer group. Raises `GroupNotFound`."""
-        found = self.backend.groups.get(group)
-        if found is None or self._closed:
-            self._check_open()
-            check_name("group", group)
+        self._check_open()
+        found = self.backend.find_group(check_name("group", group))
+        if found is None:
             raise _no_group(group)
         return found
 
@@ -380,24 +418,25 @@ class FlashQ:
         max_bytes: int | None = None,
     ) -> Polled[T]:
         """`poll_records` of a log, each record as `make(offset, timestamp_ms, key, value, headers)` has it."""
+        log.refresh()
         start, end = log.log_start_offset, log.high_water_mark
-        records: list[T] = []
-        if max_records != 0:
-            batches = log.read(from_offset, max_records=max_records, max_bytes=max_bytes)
-            stop = batches[-1].next_offset if batches else from_offset
-            if max_records is not None:
-                stop = min(stop, from_offset + max_records)
-            records = decode_range(log, batches, from_offset, stop, make, max_bytes)
-        next_offset = from_offset + len(records)
-        return Polled(records, next_offset, max(end, next_offset if records else 0), start)
+        if max_records == 0:
+            return Polled([], from_offset, end, start)
+        batches = log.read(from_offset, max_records=max_records, max_bytes=max_bytes)
+        if not batches:
+            return Polled([], max(from_offset, end), end, start)
+        first = max(from_offset, batches[0].base_offset)
+        stop = batches[-1].next_offset if max_records is None else min(batches[-1].next_offset, first + max_records)
+        records = decode_range(log, batches, first, stop, make, max_bytes)
+        next_offset = offset_after(batches, first, len(records))
+        return Polled(records, next_offset, max(end, next_offset), start)
 
     def _create(self, topic: str, config: TopicConfig) -> tuple[TopicLog, bool]:
         """The log there is, or a new one kept like this; and whether it is new."""
         check_name("topic", topic)
         self._check_open()
         with self._changing:
-            created = topic not in self.backend.topics
-            log = self.backend.create_topic(topic, config)
+            log, created = self.backend.create_topic(topic, config)
         self._adopt(log)
         return log, created
 
@@ -410,6 +449,8 @@ class FlashQ:
             raise
 
     def _adopt(self, log: TopicLog) -> None:
+        if self.backend.is_remote:  # which removes by itself
+            return
         if log.config.retention_ms is not None or log.config.retention_bytes is not None:
             with self._lock:
                 if self._retention is None and not self._closed:
@@ -418,14 +459,12 @@ class FlashQ:
     def _terms(
         self, *, if_next_offset: int | None = None, idempotency_key: str | None = None, durable: bool = False
     ) -> Terms:
-        if durable and self.backend.kind == "memory":
-            raise InvalidParameter(
-                "durable cannot be had: this FlashQ keeps records in memory. Nothing was stored", parameter="durable"
-            )
         if if_next_offset is not None:
             _at_least("if_next_offset", if_next_offset, 0)
         key_hash = None if idempotency_key is None else hash_idempotency_key(idempotency_key, "idempotency_key")
-        return Terms(durable, if_next_offset, key_hash)
+        terms = Terms(durable, if_next_offset, key_hash)
+        check_terms(terms, self.backend, {"durable": "durable", "if_next_offset": "if_next_offset"})
+        return terms
 
     def _check_open(self) -> None:
         if self._closed:

@@ -52,6 +52,10 @@ EXIT_CODES: Final[Mapping[str, int]] = {
     "data_corruption": UNREADABLE,
     "storage_full": STORAGE,
     "storage_failed": STORAGE,
+    "storage_refused": STORAGE,
+    "storage_unavailable": STORAGE,
+    "not_confirmed": STORAGE,
+    "group_in_use": UNEXPECTED,
     "connection_failed": NO_SERVER,
     "unexpected_answer": NO_SERVER,
     "overloaded": NO_SERVER,
@@ -61,6 +65,7 @@ EXIT_CODES: Final[Mapping[str, int]] = {
     "forbidden": NO_SERVER,
     "body_too_large": USAGE,
     "record_refused": REFUSED,
+    "not_migrated": UNREADABLE,
 }
 
 _BIND_ERRORS: Final = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})

@@ -95,7 +95,7 @@ def _write_records(client: Client, topic: str, out: Out) -> _Exported:
             if next_offset == first_offset:
                 first_offset = record_offset(lines[: lines.index(b"\n")])
             next_offset = last_offset(lines) + 1
-            advance(lines.count(b"\n") * stands.size_bytes // max(left, 1))
+            advance(lines.count(b"\n") * (stands.size_bytes or 0) // max(left, 1))
     return _Exported(first_offset, next_offset)
 
 

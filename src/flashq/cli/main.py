@@ -20,6 +20,8 @@ from flashq.cli.export import EXPORT_EPILOG, IMPORT_EPILOG, export, import_
 from flashq.cli.groups import groups
 from flashq.cli.health import EPILOG as HEALTH_EPILOG
 from flashq.cli.health import health
+from flashq.cli.migrate import EPILOG as MIGRATE_EPILOG
+from flashq.cli.migrate import migrate
 from flashq.cli.offline import dump, repair, verify
 from flashq.cli.produce import EPILOG as PRODUCE_EPILOG
 from flashq.cli.produce import produce
@@ -45,6 +47,7 @@ app.command("produce", epilog=PRODUCE_EPILOG)(produce)
 app.command("consume", epilog=CONSUME_EPILOG)(consume)
 app.command("export", epilog=EXPORT_EPILOG)(export)
 app.command("import", epilog=IMPORT_EPILOG)(import_)
+app.command("migrate", epilog=MIGRATE_EPILOG)(migrate)
 app.add_typer(topics, name="topics")
 app.add_typer(groups, name="groups")
 app.command("health", epilog=HEALTH_EPILOG)(health)

@@ -12,6 +12,7 @@ from flashq.storage.interface import ConsumerGroup, SyncMode, TopicConfig, Topic
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
+Condition = Literal["durable", "if_next_offset"]
 Deliver = Callable[[Callable[[], None]], object]
 SyncObserver = Callable[[float, int], None]
 """Told of each fsync that went well: seconds it took, records it made durable. On the thread that made it."""
@@ -26,10 +27,17 @@ class Health:
 
 
 class StorageBackend(ABC):
-    """A set of topics and groups. Creating and deleting block until durable; finding does not."""
+    """A set of topics and groups. Creating and deleting block until durable.
+
+    Where storage is at hand, finding and reading do not wait. Where it `is_remote`, every method of it, its logs and
+    its groups may wait for the network, but `append` and what is a property: a property tells what was last heard.
+    """
 
     kind: str
     sync_mode: SyncMode
+    is_remote = False
+    conditions: frozenset[Condition] = frozenset({"durable", "if_next_offset"})
+    """What a post can ask for beyond being stored."""
 
     @property
     @abstractmethod
@@ -41,9 +49,20 @@ class StorageBackend(ABC):
     def groups(self) -> Mapping[str, ConsumerGroup]:
         """Groups by name."""
 
+    def refresh(self) -> None:  # noqa: B027
+        """Have topics and groups, and the offsets of all topics, as they are now. At hand, they are."""
+
+    def find_topic(self, name: str) -> TopicLog | None:
+        """The topic as it is now; None if there is none."""
+        return self.topics.get(name)
+
+    def find_group(self, name: str) -> ConsumerGroup | None:
+        """The group as it is now; None if there is none."""
+        return self.groups.get(name)
+
     @abstractmethod
-    def create_topic(self, name: str, config: TopicConfig) -> TopicLog:
-        """A new topic, durable on return, or the one there is. The name is valid: the caller has checked."""
+    def create_topic(self, name: str, config: TopicConfig) -> tuple[TopicLog, bool]:
+        """A new topic, durable on return, or the one there is; and whether it is new. The name is valid."""
 
     @abstractmethod
     def delete_topic(self, name: str) -> None:

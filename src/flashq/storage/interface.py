@@ -6,7 +6,7 @@ Deliberately absent: HTTP, JSON, records one at a time (a backend handles batche
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -51,7 +51,7 @@ class TopicConfig:
 class Append(msgspec.Struct, eq=False):
     """A numbered batch on its way into a log. Done when the sync mode's promise holds, or when it was refused.
 
-    The batch's offsets and timestamp are known at once; they mean something only once done without `error`.
+    The batch's offsets and timestamp mean something only once done without `error`.
     """
 
     batch: Batch
@@ -123,20 +123,23 @@ class TopicLog(ABC):
 
     @property
     @abstractmethod
-    def size_bytes(self) -> int:
-        """Bytes stored in batches."""
+    def size_bytes(self) -> int | None:
+        """Bytes stored in batches; None where that is not told."""
 
     @property
     @abstractmethod
     def epoch(self) -> int:
         """Rises when records that were readable may have been taken back and their offsets used again."""
 
+    def refresh(self) -> None:  # noqa: B027
+        """Have the offsets as they are now. At hand, they are. Raises `TopicNotFound` once the topic is gone."""
+
     @abstractmethod
     def append(self, batch: Batch, *, durable: bool = False, if_next_offset: int | None = None) -> Append:
         """Number the batch and take it in; returns at once. Done when the sync mode's promise holds.
 
         `durable` asks for the promise of `always`, whatever the mode. `if_next_offset`: only if the log ends there,
-        posts under way included, else `PreconditionFailed`.
+        posts under way included, else `PreconditionFailed`; only where the backend has that condition.
 
         The batch's timestamp is moved up to that of the batch before it if the clock went back. Raises
         `StorageFailed` or `DataCorruption` (nothing written) when this log takes no more; everything else comes
@@ -170,6 +173,8 @@ class TopicLog(ABC):
     def read(self, from_offset: int, *, max_records: int | None = None, max_bytes: int | None = None) -> list[Batch]:
         """Whole batches in order, from the one that holds `from_offset`, up to the high water mark; [] at or past it.
 
+        Another writer's log may have holes between batches. [] below the high water mark: no records up to there.
+
         Stops after the batch that reaches `max_records` (counted from `from_offset`) or `max_bytes` (of frames).
         Every batch has been checked. Raises `OffsetOutOfRange` below the log start, `DataCorruption` if the first
         batch cannot be read.
@@ -194,10 +199,11 @@ class TopicLog(ABC):
 
 @dataclass(frozen=True, slots=True)
 class CommittedOffset:
-    """Where a group stands in a topic: the offset it reads next, when that was committed, a note of the client's."""
+    """Where a group stands in a topic: the offset it reads next, when that was committed (None where another program
+    did, and did not say), a note of the client's."""
 
     offset: int
-    timestamp_ms: int
+    timestamp_ms: int | None
     metadata: str | None = None
 
 
@@ -211,8 +217,11 @@ class ConsumerGroup(ABC):
         """The last commit whose promise holds; None before the first. Raises `DataCorruption`, never a silent 0."""
 
     @abstractmethod
-    def topic_ids(self) -> list[str]:
-        """Ids of the topics it has committed in, in any order; some may be gone. Raises `DataCorruption`."""
+    def stands(self, logs: Mapping[str, TopicLog]) -> Iterator[tuple[TopicLog, CommittedOffset]]:
+        """Those of these topics (by id) that the group has committed in, in any order, and where it stands in each.
+
+        Costs what the group has committed in, not what there is. Raises `DataCorruption`.
+        """
 
     @abstractmethod
     def commit(self, log: TopicLog, committed: CommittedOffset) -> Append:
@@ -221,6 +230,10 @@ class ConsumerGroup(ABC):
     @abstractmethod
     def forget(self, log: TopicLog) -> None:
         """Drop the offset of a deleted topic."""
+
+
+def by_id(logs: Iterable[TopicLog]) -> dict[str, TopicLog]:
+    return {log.topic_id: log for log in logs}
 
 
 def not_at_end(topic: str, next_offset: int, wanted: int) -> PreconditionFailed:

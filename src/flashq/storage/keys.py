@@ -86,6 +86,19 @@ class PostKeys:
                 if self._under_way.get(key_hash) is append:
                     del self._under_way[key_hash]
 
+    def stored(self, key_hash: bytes, offset: int) -> None:
+        """A batch of this key is in the log at this offset, whoever has put it there. The first one counts."""
+        with self._lock:
+            self._offsets.setdefault(key_hash, offset)
+            first = self._under_way.get(key_hash)
+            if first is not None and first.error is not None:  # it was not known whether it is stored; it is
+                del self._under_way[key_hash]
+
+    def release(self, key_hash: bytes) -> None:
+        """The post of this key that may have been stored was not, and cannot be any more."""
+        with self._lock:
+            self._under_way.pop(key_hash, None)
+
     def drop_below(self, offset: int) -> None:
         """Forget the keys of batches that retention has removed."""
         with self._lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from flashq.batch import Batch
@@ -150,10 +150,13 @@ class InMemoryConsumerGroup(ConsumerGroup):
     def committed(self, log: TopicLog) -> CommittedOffset | None:
         return self._committed.get(log.topic_id)
 
-    def topic_ids(self) -> list[str]:
-        return list(self._committed)
+    def stands(self, logs: Mapping[str, TopicLog]) -> Iterator[tuple[TopicLog, CommittedOffset]]:
+        for topic_id, committed in list(self._committed.items()):
+            if topic_id in logs:
+                yield logs[topic_id], committed
 
     def commit(self, log: TopicLog, committed: CommittedOffset) -> Append:
+        assert committed.timestamp_ms is not None
         self._committed[log.topic_id] = committed
         return Append(Batch(b"", 1, committed.timestamp_ms, 0), done=True)
 
@@ -165,6 +168,7 @@ class InMemoryBackend(StorageBackend):
     """Topics and groups in dictionaries."""
 
     kind = "memory"
+    conditions = frozenset({"if_next_offset"})
     sync_mode: SyncMode = "never"
 
     def __init__(self) -> None:
@@ -179,8 +183,10 @@ class InMemoryBackend(StorageBackend):
     def groups(self) -> Mapping[str, ConsumerGroup]:
         return self._groups
 
-    def create_topic(self, name: str, config: TopicConfig) -> TopicLog:
-        return self._topics.setdefault(name, InMemoryTopicLog(name, config))
+    def create_topic(self, name: str, config: TopicConfig) -> tuple[TopicLog, bool]:
+        new = InMemoryTopicLog(name, config)
+        log = self._topics.setdefault(name, new)
+        return log, log is new
 
     def delete_topic(self, name: str) -> None:
         self._topics.pop(name).close()

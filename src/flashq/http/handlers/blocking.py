@@ -1,4 +1,4 @@
-"""Work that may block on the disk: done by an executor, answered on the event loop."""
+"""Work that may block on the disk or a network: done by an executor, answered on the event loop."""
 
 from __future__ import annotations
 
@@ -19,12 +19,24 @@ log = get_logger(__name__)
 class Blocking:
     """Runs work off the loop. Whatever it raises becomes an answer: nobody is left waiting."""
 
-    def __init__(self, loop: AbstractEventLoop, executor: Executor) -> None:
+    def __init__(self, loop: AbstractEventLoop, executor: Executor, *, is_remote: bool = False) -> None:
+        self.is_remote = is_remote
+        """Whether all of storage is over a network: looking something up blocks, too."""
         self._loop = loop
         self._executor = executor
 
+    def look_up(self, request: Request, work: Callable[[], T], respond: Callable[[T], Response]) -> Response | Deferred:
+        """`answer`, where storage is remote; at hand, the answer here and now."""
+        if self.is_remote:
+            return self.answer(request, work, respond)
+        return respond(work())
+
     def answer(self, request: Request, work: Callable[[], T], respond: Callable[[T], Response]) -> Deferred:
-        """Do `work` off the loop, then answer `request`, on the loop, with what `respond` makes of its result."""
+        """Do `work` off the loop, then answer `request`, on the loop, with what `respond` makes of its result.
+
+        What is not just a read is done between those before and after it on the connection: they may be about what it
+        makes or removes.
+        """
         deferred = Deferred()
 
         def finish(done: Future[T]) -> None:
@@ -34,7 +46,10 @@ class Blocking:
                 response = error_response(as_flashq_error(error), request)
             deferred.send(response)
 
-        self._submit(work, finish)
+        if request.method in ("GET", "HEAD"):
+            self._submit(work, finish)
+        else:
+            deferred.alone, deferred.on_turn = True, lambda: self._submit(work, finish)
         return deferred
 
     def run(self, work: Callable[[], T], then: Callable[[T], None], failed: Callable[[FlashQError], None]) -> None:

@@ -50,19 +50,27 @@ class GroupHandlers:
             lambda created: Response(200, encode_json(GroupCreated(group, created))),
         )
 
-    def list_groups(self, request: Request) -> Response:
+    def list_groups(self, request: Request) -> Response | Deferred:
         """All groups by name."""
         parse_query(request.query, NoQuery)
-        return Response(200, encode_json(Groups([GroupSummary(name) for name in self._flashq.consumer_groups()])))
+        return self._blocking.look_up(
+            request,
+            self._flashq.consumer_groups,
+            lambda names: Response(200, encode_json(Groups([GroupSummary(name) for name in names]))),
+        )
 
-    def get_group(self, request: Request, group: str) -> Response:
+    def get_group(self, request: Request, group: str) -> Response | Deferred:
         """Where a group stands in each topic it has committed in, by name of topic."""
         parse_query(request.query, NoQuery)
-        found = self._flashq.group(group)
-        logs = sorted(self._flashq.backend.topics.values(), key=lambda log: log.name)
-        readable = [log for log in logs if log.unreadable is None]  # of others nobody knows what it has committed
-        stands = [(log, committed) for log in readable if (committed := found.committed(log)) is not None]
-        return Response(200, encode_json(Group(group, [_group_topic(log, committed) for log, committed in stands])))
+
+        def stands() -> list[GroupTopic]:
+            found = self._flashq.group(group)
+            logs = self._flashq.logs()
+            readable = {log.topic_id: log for log in logs if log.unreadable is None}  # of others, it is not known
+            told = sorted(found.stands(readable), key=lambda stand: stand[0].name)
+            return [_group_topic(log, committed) for log, committed in told]
+
+        return self._blocking.look_up(request, stands, lambda topics: Response(200, encode_json(Group(group, topics))))
 
     def delete_group(self, request: Request, group: str) -> Deferred:
         """Delete a group and its offsets."""
@@ -75,36 +83,36 @@ class GroupHandlers:
         body = read_json(request, _decode_commit)
         _check_metadata(body.metadata)
         now_ms = self._flashq.clock_ms()
-        append = self._flashq.commit(group, topic, body.offset, body.metadata, timestamp_ms=now_ms)
+
+        def committed() -> Response:
+            told = Committed(group, topic, body.offset, body.offset, iso_timestamp(now_ms))
+            return Response(200, encode_json(told))
+
+        def commit() -> Append:
+            return self._flashq.commit(group, topic, body.offset, body.metadata, timestamp_ms=now_ms)
+
+        if self._blocking.is_remote:
+            return self._blocking.answer(request, lambda: commit().result(), lambda _: committed())
+        append = commit()
         deferred = Deferred()
 
         def done(append: Append) -> None:
-            if append.error is not None:
-                deferred.send(error_response(append.error, request))
-            else:
-                committed = Committed(group, topic, body.offset, body.offset, iso_timestamp(now_ms))
-                deferred.send(Response(200, encode_json(committed)))
+            deferred.send(committed() if append.error is None else error_response(append.error, request))
 
         append.add_done_callback(done)
         return deferred
 
-    def get_group_offset(self, request: Request, group: str, topic: str) -> Response:
+    def get_group_offset(self, request: Request, group: str, topic: str) -> Response | Deferred:
         """The committed offset of a group in a topic; 0 before the first commit."""
         parse_query(request.query, NoQuery)
-        found, log = self._flashq.group(group), self._flashq.log(topic)
-        committed, end = found.committed(log), log.high_water_mark
-        if committed is None:
-            return Response(200, encode_json(GroupOffset(group, topic, 0, end, end)))
-        stands = GroupOffset(
-            group,
-            topic,
-            committed.offset,
-            end,
-            max(end - committed.offset, 0),
-            iso_timestamp(committed.timestamp_ms),
-            UNSET if committed.metadata is None else committed.metadata,
-        )
-        return Response(200, encode_json(stands))
+
+        def stands() -> GroupOffset:
+            found, log = self._flashq.group(group), self._flashq.log(topic)
+            committed = found.committed(log)
+            log.refresh()
+            return _group_offset(group, log, committed)
+
+        return self._blocking.look_up(request, stands, lambda stands: Response(200, encode_json(stands)))
 
     def reset_offset(self, request: Request, group: str, topic: str) -> Deferred:
         """Move a group to the start, the end, an offset or a time; `dry_run` only tells."""
@@ -118,6 +126,21 @@ class GroupHandlers:
         )
 
 
+def _group_offset(group: str, log: TopicLog, committed: CommittedOffset | None) -> GroupOffset:
+    end = log.high_water_mark
+    if committed is None:
+        return GroupOffset(group, log.name, 0, end, end)
+    return GroupOffset(
+        group,
+        log.name,
+        committed.offset,
+        end,
+        max(end - committed.offset, 0),
+        UNSET if committed.timestamp_ms is None else iso_timestamp(committed.timestamp_ms),
+        UNSET if committed.metadata is None else committed.metadata,
+    )
+
+
 def _group_topic(log: TopicLog, committed: CommittedOffset) -> GroupTopic:
     end = log.high_water_mark
     return GroupTopic(
@@ -125,7 +148,7 @@ def _group_topic(log: TopicLog, committed: CommittedOffset) -> GroupTopic:
         committed.offset,
         end,
         max(end - committed.offset, 0),
-        iso_timestamp(committed.timestamp_ms),
+        None if committed.timestamp_ms is None else iso_timestamp(committed.timestamp_ms),
         UNSET if committed.metadata is None else committed.metadata,
     )
 

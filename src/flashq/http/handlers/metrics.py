@@ -107,6 +107,10 @@ class _Logs(Collector):
         self._times: dict[tuple[str, int], int | None] = {}  # by topic id and offset: where groups stood last time
 
     def collect(self) -> Iterator[Metric]:
+        try:
+            self._flashq.backend.refresh()
+        except FlashQError:  # what was last heard, then; `flashq_health_problems` tells
+            pass
         logs = [log for log in list(self._flashq.backend.topics.values()) if log.unreadable is None]
         problems = len(self._flashq.health().problems)
         yield _gauge("flashq_health_problems", "Problems that /health tells of.", {(): problems})
@@ -115,7 +119,7 @@ class _Logs(Collector):
 
     def _topics(self, logs: list[TopicLog]) -> Iterator[Metric]:
         gauges: tuple[tuple[str, str, dict[tuple[str, ...], float]], ...] = (
-            ("size_bytes", "Bytes stored.", {(log.name,): log.size_bytes for log in logs}),
+            ("size_bytes", "Bytes stored.", _sizes(logs)),
             ("log_start_offset", "The first offset there is.", {(log.name,): log.log_start_offset for log in logs}),
             ("high_water_mark", "The first offset not readable.", {(log.name,): log.high_water_mark for log in logs}),
             ("next_offset", "The offset the next record gets.", {(log.name,): log.next_offset for log in logs}),
@@ -132,6 +136,8 @@ class _Logs(Collector):
             for log, offset in _stands(group, by_id):
                 lag = max(log.high_water_mark - offset, 0)
                 records[group.name, log.name] = lag
+                if self._flashq.backend.is_remote:  # a record of each topic would have to be fetched
+                    continue
                 age = self._age_s(log, offset, times) if lag else 0.0
                 if age is not None:
                     seconds[group.name, log.name] = age
@@ -154,13 +160,15 @@ class _Logs(Collector):
 def _stands(group: ConsumerGroup, logs: Mapping[str, TopicLog]) -> Iterator[tuple[TopicLog, int]]:
     """The topics a group has committed in, of these (by id), and the offsets it reads next."""
     try:
-        for topic_id in group.topic_ids():
-            log = logs.get(topic_id)
-            committed = None if log is None else group.committed(log)
-            if log is not None and committed is not None:
-                yield log, committed.offset
+        for log, committed in group.stands(logs):
+            yield log, committed.offset
     except FlashQError:  # the group cannot be read: `flashq_health_problems` counts it
         pass
+
+
+def _sizes(logs: list[TopicLog]) -> dict[tuple[str, ...], float]:
+    """Of the topics whose storage tells."""
+    return {(log.name,): log.size_bytes for log in logs if log.size_bytes is not None}
 
 
 def _appended_ms(log: TopicLog, offset: int) -> int | None:

@@ -47,16 +47,20 @@ def line(record: RecordOut) -> bytes:
 
 def lines_answer(log: TopicLog, pieces: Pieces, next_offset: int, committed: int | None, *, is_small: bool) -> Response:
     """The answer with the lines of `pieces`, which end at `next_offset`."""
-    fields: Fields = (
-        (b"x-next-offset", b"%d" % next_offset),
-        (b"x-high-water-mark", b"%d" % log.high_water_mark),
-        (b"x-log-start-offset", b"%d" % log.log_start_offset),
-    )
-    if committed is not None:
-        fields = (*fields, (b"x-committed-offset", b"%d" % committed))
+    fields = position_fields(next_offset, log.high_water_mark, log.log_start_offset, committed)
     if is_small:
         return Response(200, b"".join(iter(pieces.take, b"")), NDJSON, fields)
     return Response(200, b"", NDJSON, fields, _Lines(pieces, next_offset))
+
+
+def position_fields(next_offset: int, high_water_mark: int, log_start_offset: int, committed: int | None) -> Fields:
+    """What a JSON answer says beside its records."""
+    fields: Fields = (
+        (b"x-next-offset", b"%d" % next_offset),
+        (b"x-high-water-mark", b"%d" % high_water_mark),
+        (b"x-log-start-offset", b"%d" % log_start_offset),
+    )
+    return fields if committed is None else (*fields, (b"x-committed-offset", b"%d" % committed))
 
 
 class _Lines(StreamSource):

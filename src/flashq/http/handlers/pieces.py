@@ -9,7 +9,8 @@ from flashq.api.schemas import RecordOut
 from flashq.batch import BadFrame, Batch, decode, decode_each
 from flashq.broker.decoding import undecodable
 from flashq.broker.polled import Headers, content_bytes
-from flashq.errors import DataCorruption
+from flashq.errors import DataCorruption, FlashQError
+from flashq.http.handlers.blocking import Blocking
 from flashq.metrics import Volume
 from flashq.storage.interface import TopicLog
 
@@ -23,7 +24,7 @@ class Pieces:
     It reads some 64 KiB of batches, or one larger batch, at a time, and decodes a record at a time.
     """
 
-    __slots__ = ("_encode", "_log", "_make", "_read_volume", "_records", "_rest", "_stop", "at")
+    __slots__ = ("_encode", "_make", "_read_volume", "_records", "_rest", "_stop", "at", "log")
 
     def __init__(
         self,
@@ -37,13 +38,18 @@ class Pieces:
     ) -> None:
         self.at = at
         """The offset after the last record encoded."""
-        self._log = log
+        self.log = log
         self._stop = stop
         self._encode = encode
         self._read_volume = read
         self._make = to_record_out if include_headers else _without_headers
         self._records: Iterator[RecordOut] = iter(())
         self._rest = memoryview(b"")  # of a large record
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the rest of a large record is still to be taken, though `at` is past it."""
+        return bool(self._rest)
 
     def take(self) -> bytes:
         """The next piece; b"" where nothing (more) can be read. Raises as `TopicLog.read` does."""
@@ -78,7 +84,12 @@ class Pieces:
 
     def _read(self) -> Iterator[RecordOut]:
         left = None if self._stop is None else self._stop - self.at
-        batches = self._log.read(self.at, max_records=left, max_bytes=PIECE_BYTES) if left != 0 else []
+        if left == 0:
+            return iter(())
+        end = self.log.high_water_mark
+        batches = self.log.read(self.at, max_records=left, max_bytes=PIECE_BYTES)
+        if not batches and self._stop is None:
+            self.at = max(self.at, end)  # another writer's log: a hole up to there
         return self._decoded(batches, self.at)
 
     def _decoded(self, batches: list[Batch], at: int) -> Iterator[RecordOut]:
@@ -89,7 +100,47 @@ class Pieces:
             try:
                 yield from decode_each(batches.pop(), self._make, max(at - base_offset, 0), stop)
             except BadFrame as error:
-                raise undecodable(self._log, base_offset, error) from error
+                raise undecodable(self.log, base_offset, error) from error
+
+
+class PiecesAhead:
+    """`Pieces` of a remote log, made off the event loop: what is not here yet is said to be nothing, and `wake` called
+    once it is. One piece is held, and one is read ahead."""
+
+    def __init__(self, pieces: Pieces, blocking: Blocking) -> None:
+        self.wake: Callable[[], None] = lambda: None
+        self._pieces = pieces
+        self._log = pieces.log
+        self._blocking = blocking
+        self._piece = b""
+        self._error: FlashQError | None = None
+        self._is_reading = False
+        self.at = pieces.at
+        """The offset after the last record handed out."""
+
+    def take(self) -> bytes:
+        """The next piece, if it is here; b"" otherwise. Raises what reading it has raised."""
+        if self._error is not None:
+            raise self._error
+        piece, self._piece = self._piece, b""
+        if piece:
+            self.at = self._pieces.at
+        if not self._is_reading and (self._pieces.is_cut or self.at < self._log.high_water_mark):
+            self._is_reading = True
+            self._blocking.run(self._pieces.take, self._arrived, self._failed)
+        return piece
+
+    def _arrived(self, piece: bytes) -> None:
+        self._is_reading = False
+        self._piece = piece
+        if not piece:
+            self.at = self._pieces.at
+        self.wake()
+
+    def _failed(self, error: FlashQError) -> None:
+        self._is_reading = False
+        self._error = error
+        self.wake()
 
 
 def end_of_read(log: TopicLog, from_offset: int, stop: int, max_bytes: int) -> int:

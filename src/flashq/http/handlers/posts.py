@@ -15,7 +15,7 @@ from flashq.api.records import lines_body, posted_body, to_rows
 from flashq.api.schemas import decode_post, line_decoder
 from flashq.batch import Batch
 from flashq.broker.flashq import FlashQ
-from flashq.broker.terms import Terms, append_on, hash_idempotency_key
+from flashq.broker.terms import Terms, append_on, check_terms, hash_idempotency_key
 from flashq.broker.tick import Tick
 from flashq.errors import FlashQError, InvalidParameter, StorageFailed
 from flashq.http.handlers.blocking import as_flashq_error
@@ -49,9 +49,11 @@ class PostHandler:
         self._executor = executor
         self._tick = Tick(loop.call_soon, flashq.clock_ms, self._answer_all)
         self._held: dict[str, list[_Post]] = {}  # posts to topics that are being made, or their keys loaded
+        is_remote = flashq.backend.is_remote
         self._durability = {
             kind: ((b"x-flashq-durability", kind.encode()),) for kind in ("fsynced", "written", "memory", "replicated")
         }
+        self._durable = self._durability["replicated" if is_remote else "fsynced"]
 
     def post_records(self, request: Request, topic: str) -> Response | Deferred:
         """Store all records of the body or none."""
@@ -74,28 +76,28 @@ class PostHandler:
 
     def _terms(self, request: Request) -> Terms:
         durable = parse_query(request.query, PostQuery).sync is not None
-        if durable and self._flashq.backend.kind == "memory":
-            raise InvalidParameter(
-                "sync=always cannot be had: this server keeps records in memory. Nothing was stored", parameter="sync"
-            )
         key, offset = request.header(_IDEMPOTENCY_KEY), request.header(_IF_NEXT_OFFSET)
         key_hash = None if key is None else hash_idempotency_key(key.decode("latin-1"), "Idempotency-Key")
-        return Terms(durable, None if offset is None else _offset_in(offset), key_hash)
+        terms = Terms(durable, None if offset is None else _offset_in(offset), key_hash)
+        check_terms(terms, self._flashq.backend, {"durable": "sync=always", "if_next_offset": "If-Next-Offset"})
+        return terms
 
     def _store(self, post: _Post, log: TopicLog) -> None:
         self._tick.post(log, post.rows, len(post.request.body), post)
 
     def _store_on_terms(self, post: _Post, log: TopicLog, terms: Terms) -> None:
         """With a key: on the loop if that needs no disk. Else posts that follow wait for the keys; a repetition
-        stores nothing, so they need not wait for that."""
-        if terms.key_hash is not None and not log.keys_loaded:
+        stores nothing, so they need not wait for that. Of a remote log it is asked each time, and nobody waits."""
+        if terms.key_hash is not None and self._flashq.backend.is_remote:
+            self._executor.submit(self._append_once, post, log, terms)
+        elif terms.key_hash is not None and not log.keys_loaded:
             self._hold(post, log.name)
         elif terms.key_hash is not None and log.holds_key(terms.key_hash):
-            self._executor.submit(self._repeat, post, log, terms)
+            self._executor.submit(self._append_once, post, log, terms)
         else:
             self._tick.post_alone(log, post.rows, terms, post)
 
-    def _repeat(self, post: _Post, log: TopicLog, terms: Terms) -> None:
+    def _append_once(self, post: _Post, log: TopicLog, terms: Terms) -> None:
         """In the executor: compare with what is stored; the answer is the loop's to give."""
 
         def done(append: Append) -> None:
@@ -118,7 +120,7 @@ class PostHandler:
                     post.send(error_response(error, post.request))
                     continue
                 if post.terms is not None and post.terms.durable:
-                    durability = self._durability["fsynced"]  # a post with terms is alone in its batch
+                    durability = self._durable  # a post with terms is alone in its batch
                 count = len(post.rows)
                 body = post.body(batch.base_offset + first, count, batch.timestamp_ms)
                 self._posted.add(count, len(post.request.body))

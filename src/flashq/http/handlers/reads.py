@@ -11,22 +11,19 @@ from collections.abc import Callable
 from time import perf_counter
 
 from flashq.api.queries import PollQuery, parse_query
-from flashq.api.records import to_record_out
-from flashq.api.schemas import MAX_ANSWER_BYTES, GroupRecords, Records, encode_json
+from flashq.api.schemas import MAX_ANSWER_BYTES
 from flashq.broker.flashq import FlashQ
-from flashq.errors import FlashQError, TopicNotFound
+from flashq.errors import FlashQError
 from flashq.http.handlers.blocking import Blocking, as_flashq_error
 from flashq.http.handlers.large import element, large_answer
 from flashq.http.handlers.latest import LatestAnswers
 from flashq.http.handlers.ndjson import line, lines_answer, prefers_lines
-from flashq.http.handlers.pieces import PIECE_BYTES, Pieces, end_of_read
+from flashq.http.handlers.pieces import Pieces, end_of_read
+from flashq.http.handlers.poll import SMALL_BYTES, Poll, group_start
+from flashq.http.handlers.remote_reads import RemoteRead
 from flashq.http.message import Deferred, Request, Response
 from flashq.http.router import error_response
 from flashq.metrics import Volume
-from flashq.storage.interface import CommittedOffset, TopicLog
-
-SMALL_BYTES = 4 * PIECE_BYTES
-"""An answer from no more than these is made at once; a larger one is streamed."""
 
 
 class ReadHandler:
@@ -42,6 +39,8 @@ class ReadHandler:
     def poll_records(self, request: Request, topic: str) -> Response | Deferred:
         """Records from an offset or a time on; with `timeout_ms`, waits for the first."""
         query = parse_query(request.head.query, PollQuery)
+        if self._blocking.is_remote:
+            return self._begin_remote(lambda: self._topic_poll(topic, query), request)
         log = self._flashq.log(topic)
         at = query.from_offset or 0
         made = self._latest.find(log, at, query) if query.from_time is None else None
@@ -49,18 +48,16 @@ class ReadHandler:
             records, response = made
             self._read.add(records, len(response.body))
             return response
-        return self._poll(_Poll(self._flashq, log, query, at, None, self._read, self._latest), request)
+        return self._begin(Poll(self._flashq, log, query, at, None, self._read, self._latest), request)
 
     def poll_group(self, request: Request, group: str, topic: str) -> Response | Deferred:
         """The same from the group's committed offset on, which stays; from the log start before its first commit."""
         query = parse_query(request.query, PollQuery)
-        found, log = self._flashq.group(group), self._flashq.log(topic)
-        start, committed_offset = group_start(found.committed(log), log)
-        if query.from_offset is not None:
-            start = query.from_offset
-        return self._poll(_Poll(self._flashq, log, query, start, committed_offset, self._read, self._latest), request)
+        if self._blocking.is_remote:
+            return self._begin_remote(lambda: self._group_poll(group, topic, query), request)
+        return self._begin(self._group_poll(group, topic, query), request)
 
-    def _poll(self, poll: _Poll, request: Request) -> Response | Deferred:
+    def _begin(self, poll: Poll, request: Request) -> Response | Deferred:
         in_lines = prefers_lines(request.header(b"accept"))
         if not in_lines and poll.query.from_time is None and not poll.is_to_wait and poll.log.is_at_hand(poll.at):
             response = poll.small_answer()
@@ -68,80 +65,20 @@ class ReadHandler:
                 return response
         return _Later(poll, request, self._loop, self._blocking, in_lines=in_lines).begin()
 
+    def _begin_remote(self, find: Callable[[], Poll], request: Request) -> Deferred:
+        in_lines = prefers_lines(request.header(b"accept"))
+        return RemoteRead(find, request, self._loop, self._blocking, in_lines=in_lines).begin()
 
-def group_start(committed: CommittedOffset | None, log: TopicLog) -> tuple[int, int]:
-    """Where a group begins to read, and the committed offset it is shown: 0 before the first commit."""
-    return (log.log_start_offset, 0) if committed is None else (committed.offset, committed.offset)
+    def _topic_poll(self, topic: str, query: PollQuery) -> Poll:
+        log = self._flashq.log(topic)
+        return Poll(self._flashq, log, query, query.from_offset or 0, None, self._read, self._latest)
 
-
-class _Poll:
-    """One read, as asked for, from offset `at`."""
-
-    __slots__ = ("at", "committed_offset", "flashq", "latest", "log", "query", "read")
-
-    def __init__(
-        self,
-        flashq: FlashQ,
-        log: TopicLog,
-        query: PollQuery,
-        at: int,
-        committed_offset: int | None,
-        read: Volume,
-        latest: LatestAnswers,
-    ) -> None:
-        self.flashq = flashq
-        self.log = log
-        self.query = query
-        self.at = at
-        self.committed_offset = committed_offset
-        self.read = read
-        self.latest = latest
-
-    @property
-    def is_to_wait(self) -> bool:
-        return bool(self.query.timeout_ms) and self.at >= self.log.high_water_mark
-
-    def fetch(self) -> None:
-        """Read what the answer is made of and drop it: then it is in memory. May wait for the disk."""
-        query = self.query
-        self.log.read(self.at, max_records=query.max_records, max_bytes=min(query.max_bytes, SMALL_BYTES))
-
-    def check_there(self) -> None:
-        """Raises `TopicNotFound` once the topic has been deleted; another of its name is not what was asked for."""
-        if self.flashq.log(self.log.name) is not self.log:
-            raise TopicNotFound(f"topic {self.log.name} has been deleted", topic=self.log.name)
-
-    @property
-    def stop(self) -> int:
-        """Where it ends if no limit of bytes ends it sooner."""
-        return max(min(self.at + self.query.max_records, self.log.high_water_mark), self.at)
-
-    def small_answer(self) -> Response | None:
-        """The records there are, as JSON; None if they are more than a client may leave lying in our memory."""
-        made = self.latest.find(self.log, self.at, self.query) if self.committed_offset is None else None
-        made = made or self._make()
-        if made is None:
-            return None
-        records, response = made
-        self.read.add(records, len(response.body))
-        return response
-
-    def _make(self) -> tuple[int, Response] | None:
-        query = self.query
-        max_bytes = min(query.max_bytes, SMALL_BYTES)
-        polled = self.flashq.read(self.log, self.at, to_record_out, max_records=query.max_records, max_bytes=max_bytes)
-        if max_bytes < query.max_bytes and polled.next_offset < self.stop:
-            return None
-        if not query.include_headers:
-            for record in polled:
-                record.headers = None
-        start, end = polled.log_start_offset, polled.high_water_mark
-        facts = (polled, polled.next_offset, end, polled.lag, start)
-        if self.committed_offset is not None:
-            return len(polled), Response(200, encode_json(GroupRecords(*facts, self.committed_offset)))
-        response = Response(200, encode_json(Records(*facts)))
-        self.latest.keep(self.log, self.at, query, start, end, len(polled), response)
-        return len(polled), response
+    def _group_poll(self, group: str, topic: str, query: PollQuery) -> Poll:
+        found, log = self._flashq.group(group), self._flashq.log(topic)
+        start, committed_offset = group_start(found.committed(log), log)
+        if query.from_offset is not None:
+            start = query.from_offset
+        return Poll(self._flashq, log, query, start, committed_offset, self._read, self._latest)
 
 
 class _Later:
@@ -150,7 +87,7 @@ class _Later:
     __slots__ = ("_blocking", "_cancel", "_hurried", "_in_lines", "_loop", "_poll", "_request", "_timer", "deferred")
 
     def __init__(
-        self, poll: _Poll, request: Request, loop: AbstractEventLoop, blocking: Blocking, *, in_lines: bool
+        self, poll: Poll, request: Request, loop: AbstractEventLoop, blocking: Blocking, *, in_lines: bool
     ) -> None:
         self.deferred = Deferred(on_abandon=self._stop, on_drain=self._hurry)
         self._poll = poll
@@ -236,8 +173,8 @@ class _Later:
         del batches
         if end >= stop and frame_bytes <= min(SMALL_BYTES, max_bytes):
             self._send(stop, is_small=True)
-        elif self._in_lines and max_bytes >= poll.log.size_bytes:  # one document tells of damage before it begins
-            self._send(stop, is_small=False)
+        elif self._in_lines and poll.log.size_bytes is not None and max_bytes >= poll.log.size_bytes:
+            self._send(stop, is_small=False)  # one document, though, tells of damage before it begins
         else:
             self._blocking.run(
                 lambda: end_of_read(poll.log, poll.at, stop, max_bytes),

@@ -16,8 +16,8 @@ from flashq.api.schemas import RecordOut, encode_json
 from flashq.broker.flashq import FlashQ
 from flashq.errors import Closed, InvalidParameter
 from flashq.http.handlers.blocking import Blocking, as_flashq_error
-from flashq.http.handlers.pieces import Pieces
-from flashq.http.handlers.reads import group_start
+from flashq.http.handlers.pieces import Pieces, PiecesAhead
+from flashq.http.handlers.poll import group_start
 from flashq.http.message import Deferred, Fields, Request, Response, StreamSource
 from flashq.metrics import Volume
 from flashq.storage.interface import TopicLog
@@ -53,32 +53,52 @@ class StreamHandler:
         """A topic from an offset or a time on; from its log start if nothing else is said."""
         query = parse_query(request.query, StreamQuery)
         after = _last_event(request)
-        log = self._flashq.log(topic)
-        return self._stream(request, log, query, after, log.log_start_offset)
+
+        def start() -> tuple[TopicLog, int]:
+            log = self._flashq.log(topic)
+            log.refresh()
+            return log, log.log_start_offset
+
+        return self._stream(request, start, query, after)
 
     def stream_group(self, request: Request, group: str, topic: str) -> Response | Deferred:
         """The same from the group's committed offset on, which stays."""
         query = parse_query(request.query, StreamQuery)
         after = _last_event(request)
-        found, log = self._flashq.group(group), self._flashq.log(topic)
-        start, _ = group_start(found.committed(log), log)
-        return self._stream(request, log, query, after, start)
+
+        def start() -> tuple[TopicLog, int]:
+            found, log = self._flashq.group(group), self._flashq.log(topic)
+            log.refresh()
+            return log, group_start(found.committed(log), log)[0]
+
+        return self._stream(request, start, query, after)
 
     def _stream(
-        self, request: Request, log: TopicLog, query: StreamQuery, after: int | None, start: int
+        self, request: Request, start: Callable[[], tuple[TopicLog, int]], query: StreamQuery, after: int | None
     ) -> Response | Deferred:
+        """`start` finds the log and where its stream begins if the client does not say."""
         from_time = query.from_time
-        if after is not None:
-            start = after + 1
-        elif query.from_offset is not None:
-            start = query.from_offset
-        elif from_time is not None:
-            return self._blocking.answer(request, lambda: log.offset_at(from_time), lambda at: self._open(log, at))
-        return self._open(log, start)
 
-    def _open(self, log: TopicLog, at: int) -> Response:
-        log.read(at, max_records=1, max_bytes=1)  # what cannot be read is an answer with a status, not a stream
-        return Response(200, b"", _SSE, _FIELDS, _Events(self._flashq, log, at, self._heartbeats, self._read))
+        def begin() -> tuple[TopicLog, int]:
+            log, at = start()
+            if after is not None:
+                at = after + 1
+            elif query.from_offset is not None:
+                at = query.from_offset
+            elif from_time is not None:
+                at = log.offset_at(from_time)
+            log.read(at, max_records=1, max_bytes=1)  # what cannot be read is an answer with a status, not a stream
+            return log, at
+
+        if from_time is not None:
+            return self._blocking.answer(request, begin, self._open)
+        return self._blocking.look_up(request, begin, self._open)
+
+    def _open(self, place: tuple[TopicLog, int]) -> Response:
+        log, at = place
+        read = Pieces(log, at, None, _event, self._read)
+        pieces = PiecesAhead(read, self._blocking) if self._blocking.is_remote else read
+        return Response(200, b"", _SSE, _FIELDS, _Events(self._flashq, log, pieces, self._heartbeats))
 
 
 def _last_event(request: Request) -> int | None:
@@ -103,10 +123,10 @@ class _Events(StreamSource):
 
     __slots__ = ("_cancel", "_ended", "_flashq", "_heartbeats", "_is_due", "_is_open", "_log", "_pieces", "_wake")
 
-    def __init__(self, flashq: FlashQ, log: TopicLog, at: int, heartbeats: _Heartbeats, read: Volume) -> None:
+    def __init__(self, flashq: FlashQ, log: TopicLog, pieces: Pieces | PiecesAhead, heartbeats: _Heartbeats) -> None:
         self._flashq = flashq
         self._log = log
-        self._pieces = Pieces(log, at, None, _event, read)
+        self._pieces = pieces
         self._heartbeats = heartbeats
         self._wake: Callable[[], None] = lambda: None
         self._cancel: Callable[[], None] | None = None  # takes it back that we wait
@@ -118,6 +138,8 @@ class _Events(StreamSource):
 
     def start(self, wake: Callable[[], None]) -> None:
         self._wake = wake
+        if isinstance(self._pieces, PiecesAhead):
+            self._pieces.wake = wake
 
     def next_chunk(self) -> bytes | None:
         if not self._is_open:

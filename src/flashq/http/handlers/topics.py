@@ -23,13 +23,10 @@ class TopicHandlers:
         self._flashq = flashq
         self._blocking = blocking
 
-    def list_topics(self, request: Request) -> Response:
+    def list_topics(self, request: Request) -> Response | Deferred:
         """All topics by name; of those that cannot be read, the names alone."""
         parse_query(request.query, NoQuery)
-        logs = sorted(self._flashq.backend.topics.values(), key=lambda log: log.name)
-        unreadable = [log.name for log in logs if log.unreadable is not None]
-        readable = [_summary(log) for log in logs if log.unreadable is None]
-        return Response(200, encode_json(Topics(readable, unreadable or UNSET)))
+        return self._blocking.look_up(request, self._flashq.logs, _listed)
 
     def put_topic(self, request: Request, topic: str) -> Deferred:
         """Create a topic (201), or change how it is kept (200); without a body, nothing is changed."""
@@ -42,21 +39,33 @@ class TopicHandlers:
 
         return self._blocking.answer(request, lambda: self._flashq.put_topic(topic, **changes), respond)
 
-    def get_topic(self, request: Request, topic: str) -> Response:
+    def get_topic(self, request: Request, topic: str) -> Response | Deferred:
         """A topic described."""
         parse_query(request.query, NoQuery)
-        return Response(200, _described(self._flashq.log(topic)))
+        return self._blocking.look_up(
+            request, lambda: self._flashq.log_as_it_is(topic), lambda log: Response(200, _described(log))
+        )
 
     def delete_topic(self, request: Request, topic: str) -> Deferred:
         """Delete a topic and what groups have committed in it; who waits for its records is told."""
         parse_query(request.query, NoQuery)
-        log = self._flashq.log(topic)
 
-        def respond(_: None) -> Response:
+        def delete() -> TopicLog:
+            log = self._flashq.log(topic)
+            self._flashq.delete_topic(topic)
+            return log
+
+        def respond(log: TopicLog) -> Response:
             self._flashq.waiters.notify(log)
             return NO_CONTENT
 
-        return self._blocking.answer(request, lambda: self._flashq.delete_topic(topic), respond)
+        return self._blocking.answer(request, delete, respond)
+
+
+def _listed(logs: list[TopicLog]) -> Response:
+    unreadable = [log.name for log in logs if log.unreadable is not None]
+    readable = [_summary(log) for log in logs if log.unreadable is None]
+    return Response(200, encode_json(Topics(readable, unreadable or UNSET)))
 
 
 def _changes(body: ConfigureTopic) -> TopicChanges:

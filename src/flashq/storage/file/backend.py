@@ -94,15 +94,16 @@ class FileBackend(StorageBackend):
     def groups(self) -> Mapping[str, ConsumerGroup]:
         return self._groups
 
-    def create_topic(self, name: str, config: TopicConfig) -> TopicLog:
+    def create_topic(self, name: str, config: TopicConfig) -> tuple[TopicLog, bool]:
         with self._changing:
-            if name not in self._topics:
+            is_new = name not in self._topics
+            if is_new:
                 self._check_descriptors(f"topic {name}")
                 with on_disk(f"topic {name}"):
                     self._topics[name] = create_topic(
                         self._topics_dir, name, config, disk=self._disk, flusher=self._flusher, epoch=self._root.epoch
                     )
-            return self._topics[name]
+            return self._topics[name], is_new
 
     def delete_topic(self, name: str) -> None:
         with self._changing:

@@ -9,7 +9,7 @@ another topic, and an old commit never applies to it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -107,12 +107,16 @@ class FileConsumerGroup(ConsumerGroup):
             return None
         return CommittedOffset(commit.offset, commit.timestamp_ms, commit.metadata)
 
-    def topic_ids(self) -> list[str]:
+    def stands(self, logs: Mapping[str, TopicLog]) -> Iterator[tuple[TopicLog, CommittedOffset]]:
         self._check()
-        return list(self._commits)  # at once: another thread may change it
+        for topic_id in list(self._commits):  # at once: another thread may change it
+            committed = self.committed(logs[topic_id]) if topic_id in logs else None
+            if committed is not None:
+                yield logs[topic_id], committed
 
     def commit(self, log: TopicLog, committed: CommittedOffset) -> Append:
         self._check(log)
+        assert committed.timestamp_ms is not None
         return self._append(
             log.topic_id, Commit(log.name, committed.offset, committed.timestamp_ms, committed.metadata)
         )

@@ -496,6 +496,6 @@ class Journal(Settler):
             self.write()
             self.sync()
         self._flusher.descriptors.release(self)
-        self.segment.file = None
+        self.segment.close()
         if self.failure is not None:
             raise self.failure

@@ -146,8 +146,7 @@ class Segment:
         assert self._index is not None
         assert self.max_timestamp_ms is not None
         self._keep_beside(INDEX_SUFFIX, self._index.encode(self.size, next_offset, self.max_timestamp_ms))
-        self.tail, self.tail_bytes = [], 0
-        self.file = self._index = None
+        self.close()
         self.sealed = True
 
     def keep_keys(self, keys: Mapping[bytes, int]) -> None:
@@ -171,6 +170,11 @@ class Segment:
                 if kept <= TAIL_BYTES:
                     self.tail, self.tail_bytes = self.tail[drop:], kept
                     break
+
+    def close(self) -> None:
+        """Let go of all that takes room: a closed log may lie about until the cycle collector comes."""
+        self.file = self._index = None
+        self.tail, self.tail_bytes = [], 0
 
     # -- reading: any thread, no lock
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Literal, NoReturn
 
 from flashq.batch import Batch
@@ -62,7 +63,7 @@ class UnreadableGroup(ConsumerGroup):
     def committed(self, log: TopicLog) -> CommittedOffset | None:
         raise self.damage.with_traceback(None)
 
-    def topic_ids(self) -> list[str]:
+    def stands(self, logs: Mapping[str, TopicLog]) -> Iterator[tuple[TopicLog, CommittedOffset]]:
         raise self.damage.with_traceback(None)
 
     def commit(self, log: TopicLog, committed: CommittedOffset) -> Append:

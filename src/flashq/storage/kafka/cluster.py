@@ -1,0 +1,335 @@
+"""The cluster as FlashQ asks about it: what there is, where topics begin and end, and an administrator's changes.
+
+Everything here blocks for a network round trip, `TIMEOUT_S` at most, and raises `StorageUnavailable` then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupState,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+)
+
+from flashq.errors import ConfigurationError, InvalidParameter, StorageUnavailable, TopicNotFound
+from flashq.storage.interface import DEFAULT_SEGMENT_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, TopicConfig
+from flashq.storage.kafka.config import MAX_BATCH_BYTES, KafkaConfig
+from flashq.storage.kafka.errors import LEADER_CHANGES, NO_SUCH_TOPIC, refusal, refused
+
+T = TypeVar("T")
+TIMEOUT_S = 10.0
+GROUPS_TOPIC = "__flashq_groups"
+"""A group that has been made and has committed nowhere yet has an offset in this topic, which stays empty."""
+INTERNAL = frozenset({GROUPS_TOPIC, "__consumer_offsets", "__transaction_state", "__share_group_state"})
+PROPAGATION_S = 5.0
+"""In which every broker has heard of a new topic."""
+_FOR_EVER = str((1 << 63) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A topic as the cluster describes it."""
+
+    name: str
+    topic_id: str
+    config: TopicConfig
+    max_batch_bytes: int
+    only_deletes: bool  # records go from the start only, not by compaction
+
+
+class Cluster:
+    """One cluster, through an admin client and a consumer that reads nothing. Any thread may ask."""
+
+    def __init__(self, bootstrap: str, config: KafkaConfig, replication_factor: int) -> None:
+        self.bootstrap = bootstrap
+        self.config = config
+        self._last_error = ""
+        self._seen: dict[str, tuple[str, float]] = {}  # ids of topics, and when they were first described
+        try:
+            self._admin = AdminClient({**config.admin(), "error_cb": self._note})
+            self._asker = Consumer(config.consumer(wait_ms=100, ahead_kib=64))
+        except KafkaException as error:
+            raise ConfigurationError(f"the Kafka settings are not accepted: {error.args[0].str()}") from error
+        self.brokers = len(self._metadata().brokers)
+        self.replication_factor = min(replication_factor, self.brokers)
+        self.min_insync_replicas = self.replication_factor // 2 + 1
+
+    def close(self) -> None:
+        self._asker.close()
+
+    # -- topics
+
+    def topic_names(self) -> list[str]:
+        """Topics FlashQ serves: those of one partition that are not Kafka's own."""
+        topics = self._metadata().topics.values()
+        return sorted(each.topic for each in topics if len(each.partitions) == 1 and each.topic not in INTERNAL)
+
+    def describe(self, names: Iterable[str]) -> dict[str, Found]:
+        """Those of these topics that are there. Raises `InvalidParameter` for one that is not FlashQ's to serve."""
+        wanted = sorted(names)
+        if not wanted:
+            return {}
+        ids: dict[str, str] = {}
+        for name, told in self._admin.describe_topics(TopicCollection(wanted), request_timeout=TIMEOUT_S).items():
+            try:
+                description = told.result()
+            except KafkaException as error:
+                if error.args[0].code() in NO_SUCH_TOPIC:
+                    continue
+                raise refusal(error, f"topic {name} cannot be described", topic=name) from error
+            if len(description.partitions) != 1:
+                raise InvalidParameter(
+                    f"topic {name} has {len(description.partitions)} partitions; FlashQ serves topics of one",
+                    parameter="topic",
+                )
+            ids[name] = topic_id = str(description.topic_id)
+            if self._seen.get(name, ("", 0.0))[0] != topic_id:
+                self._seen[name] = topic_id, time.monotonic()
+        resources = [ConfigResource(ResourceType.TOPIC, name) for name in ids]
+        found: dict[str, Found] = {}
+        for resource, answer in (
+            self._admin.describe_configs(resources, request_timeout=TIMEOUT_S).items() if ids else ()
+        ):
+            try:
+                entries = answer.result()
+            except KafkaException as error:
+                if error.args[0].code() in NO_SUCH_TOPIC:
+                    continue  # deleted meanwhile
+                raise refusal(error, f"topic {resource.name} cannot be described", topic=resource.name) from error
+            found[resource.name] = _found(resource.name, ids[resource.name], entries)
+        return found
+
+    def create_topic(self, name: str, config: TopicConfig) -> bool:
+        """A topic of one partition; False if there is one of that name. Some brokers hear of it in a moment only."""
+        if name in INTERNAL:
+            raise InvalidParameter(f"{name} is a topic of Kafka's own", parameter="topic")
+        kept = {
+            **_settings(config),
+            "max.message.bytes": str(MAX_BATCH_BYTES),
+            "min.insync.replicas": str(self.min_insync_replicas),
+            "message.timestamp.type": "CreateTime",
+            "message.timestamp.after.max.ms": _FOR_EVER,
+            "cleanup.policy": "delete",
+        }
+        new = NewTopic(name, 1, self.replication_factor, config=kept)
+        return self._create(new)
+
+    def delete_topic(self, name: str) -> None:
+        self._wait(
+            self._admin.delete_topics([name], operation_timeout=TIMEOUT_S)[name],
+            f"topic {name} cannot be deleted",
+            name,
+        )
+
+    def configure_topic(self, name: str, config: TopicConfig) -> None:
+        """Change how Kafka keeps a topic."""
+        changes = [
+            ConfigEntry(setting, value, incremental_operation=AlterConfigOpType.SET)
+            for setting, value in _settings(config).items()
+        ]
+        resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=changes)
+        told = self._admin.incremental_alter_configs([resource], request_timeout=TIMEOUT_S)[resource]
+        self._wait(told, f"topic {name} cannot be configured", name)
+
+    # -- offsets
+
+    def bounds(self, topic: str) -> tuple[int, int]:
+        """The log start offset and the high water mark, as the topic's leader tells them now."""
+        start, end = self._soon(
+            lambda: self._asker.get_watermark_offsets(TopicPartition(topic, 0), timeout=TIMEOUT_S, cached=False),
+            f"where topic {topic} begins and ends cannot be told",
+            topic,
+        )
+        return start, end
+
+    def all_bounds(self, topics: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """`bounds` of many topics at once; without those that are gone."""
+        partitions = [TopicPartition(topic, 0) for topic in topics]
+        if not partitions:
+            return {}
+        starts = self._admin.list_offsets(
+            {each: OffsetSpec.earliest() for each in partitions}, request_timeout=TIMEOUT_S
+        )
+        ends = self._admin.list_offsets({each: OffsetSpec.latest() for each in partitions}, request_timeout=TIMEOUT_S)
+        found: dict[str, tuple[int, int]] = {}
+        for each in partitions:
+            try:
+                found[each.topic] = starts[each].result().offset, ends[each].result().offset
+            except KafkaException as error:
+                if error.args[0].code() not in NO_SUCH_TOPIC:
+                    raise refusal(error, f"where topic {each.topic} ends cannot be told", topic=each.topic) from error
+        return found
+
+    def offset_at(self, topic: str, timestamp_ms: int) -> int | None:
+        """The first offset whose record has this timestamp or a later one; None if there is none."""
+        wanted = TopicPartition(topic, 0, min(max(timestamp_ms, 0), (1 << 63) - 1))
+        told = self._soon(
+            lambda: self._asker.offsets_for_times([wanted], timeout=TIMEOUT_S),
+            f"topic {topic} cannot be searched by time",
+            topic,
+        )
+        offset: int = told[0].offset
+        return offset if offset >= 0 else None
+
+    # -- groups
+
+    def group_names(self) -> list[str]:
+        told = self._wait(self._admin.list_consumer_groups(request_timeout=TIMEOUT_S), "groups cannot be listed")
+        if told.errors:
+            raise refused(told.errors[0], "not all groups can be listed")
+        return sorted(each.group_id for each in told.valid)
+
+    def has_group(self, name: str) -> bool:
+        """Whether Kafka has a group of this name, perhaps one that has committed nothing."""
+        told = self._admin.describe_consumer_groups([name], request_timeout=TIMEOUT_S)[name]
+        try:
+            return bool(told.result().state != ConsumerGroupState.DEAD)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return False
+            raise refusal(error, f"group {name} cannot be described") from error
+
+    def committed(self, group: str) -> dict[str, tuple[int, str | None]]:
+        """Offset and metadata that a group has committed, by topic; of the groups topic, too."""
+        told = self._admin.list_consumer_group_offsets(
+            [ConsumerGroupTopicPartitions(group)], require_stable=False, request_timeout=TIMEOUT_S
+        )[group]
+        try:
+            partitions = told.result(TIMEOUT_S).topic_partitions
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return {}
+            raise refusal(error, f"the offsets of group {group} cannot be read") from error
+        return {
+            each.topic: (each.offset, each.metadata) for each in partitions if each.partition == 0 and each.offset >= 0
+        }
+
+    def commit(self, group: str, topic: str, offset: int, metadata: str) -> None:
+        request = [ConsumerGroupTopicPartitions(group, [TopicPartition(topic, 0, offset, metadata)])]
+        what = f"group {group} cannot commit"
+        told = self._admin.alter_consumer_group_offsets(request, request_timeout=TIMEOUT_S)[group]
+        for each in self._wait(told, what, topic).topic_partitions:
+            if each.error is not None:
+                raise refusal(KafkaException(each.error), what, topic=topic)
+
+    def create_group(self, name: str) -> None:
+        """Have Kafka remember a group that has committed nothing yet."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                return self.commit(name, GROUPS_TOPIC, 0, "")
+            except TopicNotFound:
+                if time.monotonic() > deadline:
+                    raise
+            self._create(NewTopic(GROUPS_TOPIC, 1, self.replication_factor, config={"retention.ms": "-1"}))
+            time.sleep(0.02)
+
+    def delete_group(self, name: str) -> bool:
+        """False if there was none."""
+        told = self._admin.delete_consumer_groups([name], request_timeout=TIMEOUT_S)[name]
+        try:
+            told.result(TIMEOUT_S + 1)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return False
+            raise refusal(error, f"group {name} cannot be deleted") from error
+        return True
+
+    # -- asking
+
+    def _create(self, new: NewTopic) -> bool:
+        told = self._admin.create_topics([new], operation_timeout=TIMEOUT_S, request_timeout=TIMEOUT_S + 1)[new.topic]
+        created = True
+        try:
+            told.result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise refusal(error, f"topic {new.topic} cannot be created", topic=new.topic) from error
+            created = False
+        return created
+
+    def _metadata(self) -> Any:
+        try:
+            return self._admin.list_topics(timeout=TIMEOUT_S)
+        except KafkaException as error:
+            self._admin.poll(0)
+            why = f" ({self._last_error})" if self._last_error else ""
+            raise StorageUnavailable(
+                f"no broker of {self.bootstrap} answers: {error.args[0].str()}{why}. Nothing was done"
+            ) from error
+
+    def _soon(self, ask: Callable[[], T], what: str, topic: str) -> T:
+        """`ask`, again while the topic's leader changes, or brokers may not have heard of a new topic."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                return ask()
+            except KafkaException as error:
+                no = refusal(error, what, topic=topic)
+                now = time.monotonic()
+                is_new = self._seen.get(topic, ("", 0.0))[1] + PROPAGATION_S > now
+                passes = error.args[0].code() in LEADER_CHANGES or (is_new and isinstance(no, TopicNotFound))
+                if now > deadline or not passes:
+                    raise no from error
+            time.sleep(0.02)
+
+    def _wait(self, told: Future[T], what: str, topic: str | None = None) -> T:
+        try:
+            return told.result(TIMEOUT_S + 2)
+        except KafkaException as error:
+            raise refusal(error, what, topic=topic) from error
+        except TimeoutError as error:
+            raise StorageUnavailable(f"{what}: no answer within {TIMEOUT_S} s", outcome="unknown") from error
+
+    def _note(self, error: KafkaError) -> None:
+        self._last_error = error.str()
+
+
+def _settings(config: TopicConfig) -> dict[str, str]:
+    """How Kafka is told to keep a topic."""
+    return {
+        "retention.ms": str(-1 if config.retention_ms is None else config.retention_ms),
+        "retention.bytes": str(-1 if config.retention_bytes is None else config.retention_bytes),
+        "segment.bytes": str(min(config.segment_bytes, (1 << 31) - 1)),
+    }
+
+
+def _found(name: str, topic_id: str, entries: Mapping[str, ConfigEntry]) -> Found:
+    def number(setting: str, default: int) -> int:
+        entry = entries.get(setting)
+        return default if entry is None or entry.value is None else int(entry.value)
+
+    retention_ms, retention_bytes = number("retention.ms", -1), number("retention.bytes", -1)
+    segment_bytes = number("segment.bytes", DEFAULT_SEGMENT_BYTES)
+    config = TopicConfig(
+        retention_ms=None if retention_ms < 0 else retention_ms,
+        retention_bytes=None if retention_bytes < 0 else retention_bytes,
+        segment_bytes=min(max(segment_bytes, MIN_SEGMENT_BYTES), MAX_SEGMENT_BYTES),
+    )
+    policy = entries.get("cleanup.policy")
+    return Found(
+        name,
+        topic_id,
+        config,
+        max_batch_bytes=min(number("max.message.bytes", 1_048_588), segment_bytes),
+        only_deletes=policy is None or policy.value == "delete",
+    )

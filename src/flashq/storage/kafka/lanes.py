@@ -1,0 +1,263 @@
+"""How posts reach Kafka: lanes, each a producer and a thread, that send one topic's waiting posts as one batch.
+
+A post must be in one Kafka batch: brokers append a batch whole or not at all, and its records have consecutive
+offsets. librdkafka cuts batches when `linger.ms` is over, so here that is long, and a lane says when: it hands over all
+records of a batch, then flushes, and takes the next posts once the cluster has answered. So a topic has one batch under
+way, and posts that come meanwhile share the next one, like posts that share an fsync on a disk. A topic whose leader
+does not answer keeps one lane waiting, not the others.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from flashq.errors import Closed, FlashQError, NotConfirmed, StorageUnavailable, TopicNotFound, ValidationError
+from flashq.logging import get_logger
+from flashq.storage.interface import Append
+from flashq.storage.kafka.errors import refused
+from flashq.storage.kafka.runs import ToSend, rows_of
+
+if TYPE_CHECKING:
+    from flashq.storage.kafka.topic_log import KafkaTopicLog
+
+logger = get_logger(__name__)
+MAX_LANES = 8
+SHARED_BYTES = 768 * 1024
+"""Of posts in one batch: below the 1 MiB that brokers take by default. A larger post has a batch of its own."""
+
+Complete = Callable[[Sequence[Append]], None]
+
+
+class Lanes:
+    """Sends appends, in order for each topic. `complete` is told of each once, from a lane's thread."""
+
+    def __init__(self, settings: dict[str, object], timeout_s: float, complete: Complete) -> None:
+        self._settings = settings
+        self._timeout_s = timeout_s
+        self._complete = complete
+        self._changed = threading.Condition()
+        self._waiting: dict[KafkaTopicLog, deque[tuple[Append, float]]] = {}  # with the time each must be answered by
+        self._ready: deque[KafkaTopicLog] = deque()  # topics with posts that wait and none under way
+        self._under_way: set[KafkaTopicLog] = set()
+        self._lanes: list[threading.Thread] = []
+        self._idle = 0
+        self._closed = False
+        self._start()  # a producer needs a moment until it can send: not that of the first post
+
+    def submit(self, log: KafkaTopicLog, append: Append) -> None:
+        """Take an append in; returns at once. Raises `Closed`."""
+        with self._changed:
+            if self._closed:
+                raise Closed(f"topic {log.name} is closed; nothing was stored")
+            waiting = self._waiting.get(log)
+            if waiting is None:
+                waiting = self._waiting[log] = deque()
+                if log not in self._under_way:
+                    self._ready.append(log)
+            waiting.append((append, time.monotonic() + self._timeout_s))
+            if self._ready and self._idle < len(self._ready) and len(self._lanes) < MAX_LANES:
+                self._start()
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Have everything taken in answered; nothing more is taken."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for lane in self._lanes:
+            lane.join()
+
+    def _start(self) -> None:
+        self._idle += 1  # it will be, in a moment; until then nobody else need be started
+        lane = threading.Thread(target=self._run, name="flashq-kafka-lane", daemon=True)
+        self._lanes.append(lane)
+        lane.start()
+
+    def _run(self) -> None:
+        lane = _Lane(self._settings, self._timeout_s)
+        while (work := self._next()) is not None:
+            log, appends = work
+            try:
+                lane.send(log, appends)
+            except Exception as mistake:
+                logger.error("internal_error", exc_info=mistake)
+                for append in appends:
+                    append.error = append.error or NotConfirmed(
+                        f"posting to topic {log.name} failed; whether the records are stored is not known"
+                    )
+            log.settled(appends)
+            self._complete(appends)
+            with self._changed:
+                self._idle += 1
+                self._under_way.discard(log)
+                if log in self._waiting:
+                    self._ready.append(log)
+                    self._changed.notify()
+
+    def _next(self) -> tuple[KafkaTopicLog, list[Append]] | None:
+        """A topic and the posts for its next batch; None at the end."""
+        while True:
+            with self._changed:
+                while not self._ready:
+                    if self._closed and not self._waiting:
+                        self._changed.notify_all()
+                        return None
+                    self._changed.wait()
+                log = self._ready.popleft()
+                self._under_way.add(log)
+                self._idle -= 1
+                appends, late = self._take(log)
+            if late:
+                for append in late:
+                    append.error = StorageUnavailable(
+                        f"the posts before this one to topic {log.name} took {self._timeout_s:g} s. Nothing was stored",
+                        topic=log.name,
+                    )
+                log.settled(late)
+                self._complete(late)
+            with self._changed:
+                self._idle += not appends
+                if appends:
+                    return log, appends
+                self._under_way.discard(log)
+
+    def _take(self, log: KafkaTopicLog) -> tuple[list[Append], list[Append]]:
+        """Posts that fit one batch, and posts that have waited too long. Holds the lock."""
+        waiting, now = self._waiting[log], time.monotonic()
+        appends: list[Append] = []
+        late: list[Append] = []
+        size = 0
+        while waiting:
+            append, deadline = waiting[0]
+            if deadline < now:
+                late.append(append)
+            else:
+                size += len(append.batch.frame)
+                if appends and size > min(SHARED_BYTES, log.max_batch_bytes):
+                    break
+                appends.append(append)
+            waiting.popleft()
+        if not waiting:
+            del self._waiting[log]
+        return appends, late
+
+
+class _Lane:
+    """A producer, used by one thread. It is made anew after an error that librdkafka calls fatal."""
+
+    def __init__(self, settings: dict[str, object], timeout_s: float) -> None:
+        self._settings = settings
+        self._timeout_s = timeout_s
+        self._producer: Producer | None = Producer(settings)
+
+    def send(self, log: KafkaTopicLog, appends: Sequence[Append]) -> None:
+        """Send the appends as one batch and wait for the answer: each then has its offset, or its error."""
+        if self._producer is None:
+            self._producer = Producer(self._settings)
+        producer = self._producer
+        sent: list[_Sent] = []
+        for append in appends:
+            try:
+                _check_size(log, append)
+                sent.append(_Sent(append, rows_of(append.batch), log.not_before(append.batch)))
+            except FlashQError as error:
+                append.error = error
+        try:
+            for each in sent:
+                each.produce(producer, log.name)
+        except (KafkaException, BufferError) as error:
+            producer.purge(in_queue=True, in_flight=False)  # nothing has left: it is not flushed yet
+            for each in sent:
+                each.failed = each.failed or _refused_here(error, log)
+        producer.flush(self._timeout_s + 5)
+        for each in sent:
+            each.settle(log)
+        if any(each.is_fatal for each in sent):
+            self._producer = None
+
+
+class _Sent:
+    """One append on its way, and what became of its first and last record."""
+
+    __slots__ = ("append", "failed", "first", "is_fatal", "last", "rows", "timestamp_ms")
+
+    def __init__(self, append: Append, rows: list[ToSend], not_before_ms: int) -> None:
+        self.append = append
+        self.rows = rows
+        self.timestamp_ms = not_before_ms
+        self.first: int | None = None
+        self.last: int | None = None
+        self.failed: FlashQError | KafkaError | None = None
+        self.is_fatal = False
+
+    def produce(self, producer: Producer, topic: str) -> None:
+        rows, self.rows = self.rows, []
+        produce, not_before_ms, end = producer.produce, self.timestamp_ms, len(rows) - 1
+        for at, (timestamp_ms, key, value, headers) in enumerate(rows):
+            told: dict[str, Any] = {"headers": headers} if headers else {}
+            if at == 0:
+                told["on_delivery"] = self._first_done
+            elif at == end:
+                told["on_delivery"] = self._last_done
+            produce(topic, value, key, partition=0, timestamp=max(timestamp_ms, not_before_ms), **told)
+
+    def settle(self, log: KafkaTopicLog) -> None:
+        append, batch = self.append, self.append.batch
+        if isinstance(self.failed, FlashQError):
+            append.error = self.failed
+        elif self.failed is not None:
+            what = f"{batch.count} records could not be posted to topic {log.name}"
+            append.error = refused(self.failed, what, topic=log.name, is_post=True)
+        elif self.first is None or (batch.count > 1 and self.last != self.first + batch.count - 1):
+            append.error = NotConfirmed(
+                f"Kafka has not confirmed all {batch.count} records to topic {log.name} together; "
+                "which are stored is not known",
+                topic=log.name,
+            )
+        else:
+            batch.place(self.first, 0, self.timestamp_ms)
+
+    def _first_done(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self._fail(error)
+        else:
+            self.first = message.offset()
+            self.timestamp_ms = message.timestamp()[1]  # the broker's, where the topic says so
+
+    def _last_done(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self._fail(error)
+        else:
+            self.last = message.offset()
+
+    def _fail(self, error: KafkaError) -> None:
+        self.is_fatal = self.is_fatal or error.fatal()
+        self.failed = self.failed or error
+
+
+def _check_size(log: KafkaTopicLog, append: Append) -> None:
+    size = len(append.batch.frame)
+    if size <= log.max_batch_bytes:
+        return
+    raise ValidationError(
+        f"the records of the post have {size} bytes together; topic {log.name} takes {log.max_batch_bytes} "
+        "(its max.message.bytes). Nothing was stored; post fewer at once",
+        field="records",
+        max_size=log.max_batch_bytes,
+        actual_size=size,
+    )
+
+
+def _refused_here(error: KafkaException | BufferError, log: KafkaTopicLog) -> FlashQError:
+    """The error of a post that did not come as far as the network."""
+    if isinstance(error, KafkaException):
+        told = refused(error.args[0], f"posting to topic {log.name}", topic=log.name)
+        if isinstance(told, TopicNotFound | ValidationError):
+            return told
+    return StorageUnavailable(f"posting to topic {log.name}: {error}. Nothing was stored", topic=log.name)

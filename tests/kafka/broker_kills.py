@@ -1,0 +1,104 @@
+"""Brokers killed under load: every answer written down, everything read back, and the whole history checked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.crash.checker import check
+from tests.crash.history import HistoryFile, read_history
+from tests.crash.load import read_page
+from tests.crash.records import StoredRecord
+from tests.crash.rounds import load_process, wait_until_loading
+from tests.crash.violations import Violation
+from tests.crash.wire import Connection
+from tests.kafka.cluster import Cluster
+from tests.server.running import Process
+
+_END_TIMEOUT_S = 90.0
+_READ_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to."""
+
+    posts: Counter[str]
+    statuses: Counter[int | None]
+    reads_refused: int
+    records: int
+    violations: list[Violation]
+
+    def __str__(self) -> str:
+        return (
+            f"posts {dict(self.posts)}, refused with {dict(self.statuses)}, {self.reads_refused} reads refused, "
+            f"{self.records} records, {len(self.violations)} violations {self.violations[:10]}"
+        )
+
+
+def under_load(server: Process, topic: str, directory: Path, meanwhile: Callable[[], None]) -> Outcome:
+    """Post to and read a topic while `meanwhile` runs; then read it back from `server` and check."""
+    path = directory / f"{topic}.jsonl"
+    options = {"port": server.port, "topic": topic, "history": path, "run": topic, "prefix": "r", "seed": topic}
+    with HistoryFile(path) as history:
+        with load_process({**options, "producers": 3, "readers": 1}) as load:
+            wait_until_loading(load)
+            meanwhile()
+            _end(load)
+        stored = _read_back(server, topic, history)
+    finished = read_history(path)
+    unanswered = [read for read in finished.reads if read.status == 503]  # no leader: that says nothing of the log
+    finished.reads[:] = [read for read in finished.reads if read.status != 503]
+    posts = list(finished.posts.values())
+    return Outcome(
+        Counter(post.fate for post in posts),
+        Counter(post.status for post in posts if post.status not in (None, 200)),
+        len(unanswered),
+        len(stored),
+        check(finished, stored),
+    )
+
+
+def kill_leader(cluster: Cluster, topic: str, down_s: float) -> None:
+    """`kill -9` of the broker that leads the topic; it comes back after `down_s`, and catches up."""
+    leader = cluster.leader(topic)
+    cluster.kill(leader)
+    print(f"killed broker {leader}", file=sys.stderr)
+    time.sleep(down_s)
+    cluster.start(leader)
+    wait_until_in_sync(cluster, topic)
+
+
+def wait_until_in_sync(cluster: Cluster, topic: str) -> None:
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            if cluster.in_sync(topic) == [1, 2, 3] and cluster.leader(topic) > 0:
+                return
+        except Exception:  # no broker answers yet
+            pass
+        assert time.monotonic() < deadline, "the brokers do not catch up"
+        time.sleep(0.3)
+
+
+def _end(load: subprocess.Popen[str]) -> None:
+    assert load.stdin is not None
+    load.stdin.close()
+    assert load.wait(_END_TIMEOUT_S) == 0, "a client met what is no answer of the contract"
+
+
+def _read_back(server: Process, topic: str, history: HistoryFile) -> list[StoredRecord]:
+    stored: list[StoredRecord] = []
+    deadline = time.monotonic() + _READ_TIMEOUT_S
+    with Connection(server.port) as connection:
+        while True:
+            read, records = read_page(connection, topic, history, "read-back", len(stored), 1000)
+            stored += records
+            if read.status == 200 and not records:
+                return stored
+            assert time.monotonic() < deadline, f"reading back got {read.status}"

@@ -1,0 +1,151 @@
+"""Parts of storage on Kafka that need no cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from confluent_kafka import KafkaError
+
+from flashq import ConfigurationError, FlashQ
+from flashq.batch import Batch, encode, encode_stored, hash_of_key
+from flashq.broker.decoding import offset_after
+from flashq.storage.kafka.cache import Cache
+from flashq.storage.kafka.config import KafkaConfig, read_config_file
+from flashq.storage.kafka.errors import refused
+from flashq.storage.kafka.runs import POST_HEADER, Runs, rows_of
+
+
+class Message:
+    """What a consumer gives, as far as runs look at it."""
+
+    def __init__(self, offset: int, value: bytes, headers: list[tuple[str, bytes]] | None = None) -> None:
+        self._offset, self._value, self._headers = offset, value, headers
+
+    def offset(self) -> int:
+        return self._offset
+
+    def key(self) -> None:
+        return None
+
+    def value(self) -> bytes:
+        return self._value
+
+    def headers(self) -> list[tuple[str, bytes]] | None:
+        return self._headers
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, 1000 + self._offset
+
+
+def batch(base_offset: int, count: int) -> Batch:
+    return encode_stored(base_offset, [(1, None, b"x", [])] * count)
+
+
+# -- settings
+
+
+def test_a_config_file_is_lines_of_name_and_value(tmp_path: Path) -> None:
+    path = tmp_path / "kafka.properties"
+    path.write_text("# TLS\nsecurity.protocol = SSL\n\nssl.ca.location=/etc/ca=1.pem\n")
+    assert read_config_file(str(path)) == {"security.protocol": "SSL", "ssl.ca.location": "/etc/ca=1.pem"}
+    path.write_text("security.protocol=SSL\nnonsense\n")
+    with pytest.raises(ConfigurationError, match="line 2: 'nonsense' is not name=value"):
+        read_config_file(str(path))
+
+
+@pytest.mark.parametrize("name", ["acks", "linger.ms", "enable.idempotence", "isolation.level", "group.id"])
+def test_a_setting_that_promises_rest_on_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"{name}: not to be set"):
+        KafkaConfig("host:9092", {name: "0"})
+
+
+def test_a_setting_librdkafka_does_not_know_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"no\.such\.setting"):
+        FlashQ.open("kafka://127.0.0.1:1", kafka_config={"no.such.setting": "1"})
+
+
+# -- errors
+
+
+@pytest.mark.parametrize(
+    ("code", "is_post", "expected", "outcome"),
+    [
+        (KafkaError._MSG_TIMED_OUT, True, "not_confirmed", "unknown"),
+        (KafkaError.REQUEST_TIMED_OUT, True, "not_confirmed", "unknown"),
+        (KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND, True, "not_confirmed", "unknown"),
+        (KafkaError.NOT_ENOUGH_REPLICAS, True, "storage_unavailable", "not_applied"),
+        (KafkaError._PURGE_QUEUE, True, "storage_unavailable", "not_applied"),
+        (KafkaError._TRANSPORT, False, "storage_unavailable", "not_applied"),
+        (KafkaError.MSG_SIZE_TOO_LARGE, True, "validation_error", "not_applied"),
+        (KafkaError.UNKNOWN_TOPIC_OR_PART, True, "topic_not_found", "not_applied"),
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, True, "storage_refused", "not_applied"),
+        (KafkaError.GROUP_AUTHORIZATION_FAILED, False, "storage_refused", "not_applied"),
+        (KafkaError.UNKNOWN_MEMBER_ID, False, "group_in_use", "not_applied"),
+        (KafkaError.INVALID_CONFIG, False, "invalid_parameter", "not_applied"),
+    ],
+)
+def test_what_kafka_refuses_has_a_code_and_an_outcome(code: int, is_post: bool, expected: str, outcome: str) -> None:
+    error = refused(KafkaError(code), "it", topic="t", is_post=is_post)
+    assert (error.code, error.outcome) == (expected, outcome)
+
+
+# -- runs
+
+
+def test_a_hole_ends_a_run() -> None:
+    runs = Runs()
+    runs.add([Message(offset, b"v") for offset in (3, 4, 7, 8, 9)])
+    assert [(each.base_offset, each.count) for each in runs.take()] == [(3, 2), (7, 3)]
+
+
+def test_a_post_with_a_key_is_a_batch_of_its_own_again_without_the_header() -> None:
+    key_hash = hash_of_key(b"k")
+    posted = encode([(None, b"a", [("h", b"1")]), (None, b"b", [])], 5, key_hash)
+    sent = rows_of(posted)
+    assert [name for name, _ in sent[0][3]] == ["h", POST_HEADER]
+    runs = Runs()
+    messages = [Message(11 + at, value, headers) for at, (_, _, value, headers) in enumerate(sent)]
+    runs.add([Message(10, b"before"), *messages, Message(13, b"after")])
+    found = runs.take()
+    assert [(each.base_offset, each.count, each.key_hash) for each in found] == [
+        (10, 1, None),
+        (11, 2, key_hash),
+        (13, 1, None),
+    ]
+    assert rows_of(found[1]) == [(1011, None, b"a", [("h", b"1"), sent[0][3][1]]), (1012, None, b"b", [])]
+
+
+def test_a_post_with_a_key_that_is_cut_does_not_stand_for_the_key() -> None:
+    sent = rows_of(encode([(None, b"a", []), (None, b"b", [])], 5, hash_of_key(b"k")))
+    runs = Runs()
+    runs.add([Message(0, b"a", sent[0][3])])
+    assert not runs.is_whole
+    assert runs.take()[0].key_hash is None
+
+
+def test_the_offset_after_some_records_steps_over_holes() -> None:
+    batches = [batch(0, 2), batch(5, 3)]
+    assert [offset_after(batches, 0, count) for count in (1, 2, 3, 5)] == [1, 2, 6, 8]
+
+
+# -- the cache
+
+
+def test_the_cache_gives_batches_without_hole_or_overlap() -> None:
+    cache = Cache()
+    cache.put("t", [batch(0, 10), batch(5, 10), batch(10, 5), batch(20, 5)])
+    assert [each.base_offset for each in cache.find("t", 0, 100, None, None)] == [0, 10]
+    assert [each.base_offset for each in cache.find("t", 7, 100, None, None)] == [5]
+    assert cache.find("t", 16, 100, None, None) == []
+    assert cache.find("u", 0, 100, None, None) == []
+    assert [each.base_offset for each in cache.find("t", 0, 100, 3, None)] == [0]
+
+
+def test_the_cache_keeps_within_its_bytes_and_drops_what_came_first() -> None:
+    size = len(batch(0, 10).frame)
+    cache = Cache(3 * size)
+    for at in range(5):
+        cache.put("t", [batch(at * 10, 10)])
+    assert cache.find("t", 10, 100, None, None) == []
+    assert [each.base_offset for each in cache.find("t", 20, 100, None, None)] == [20, 30, 40]
