@@ -1,1 +1,1 @@
-"""Side by side with the limits of this machine: `make bench` prints ratios, never bare rates to be believed."""
+"""Side by side with peers and with the limits of this machine, as ratios within one run."""

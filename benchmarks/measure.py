@@ -1,85 +1,168 @@
-"""How things are measured: rounds interleaved, medians with their spread, ratios from one run."""
+"""How things are compared: rounds interleaved, ratios within a round, medians with their spread, verdicts."""
 
 from __future__ import annotations
 
-import socket
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import msgspec
+
+Figures = dict[str, float]
+"""What one round measured, by name: rate, p50_us, p99_us, p999_us, cpu_s_per_million, ..."""
+
+Work = Callable[[], Figures] | str
+"""One round of a contender, or why it cannot run here."""
+
+NOISE_BOUND = 0.25
+"""A spread above this is too noisy to compare, and fails the run."""
 
 
-@dataclass
-class Series:
-    """The rates (a second) of one contender over the rounds of a run."""
+class Effort(msgspec.Struct, frozen=True):
+    """How much to measure: `rounds` of `seconds` each; `scale` is what sizes and counts are multiplied by."""
+
+    rounds: int
+    seconds: float
+    scale: float
+    quick: bool = False
+
+
+FULL = Effort(rounds=5, seconds=1.0, scale=1.0)
+QUICK = Effort(rounds=3, seconds=0.5, scale=0.1, quick=True)
+
+
+class Contender(msgspec.Struct):
+    """One side of a comparison, round by round. `missing` says why it could not run here."""
 
     name: str
-    rates: list[float] = field(default_factory=list)
+    rounds: list[Figures] = []
+    missing: str = ""
 
-    @property
-    def median(self) -> float:
-        return statistics.median(self.rates)
+    def median(self, figure: str) -> float:
+        return statistics.median(figures[figure] for figures in self.rounds)
 
-    @property
-    def spread(self) -> float:
-        """(max - min) / median: how much to believe."""
-        return (max(self.rates) - min(self.rates)) / self.median
+    def spread(self, figure: str) -> float:
+        return spread([figures[figure] for figures in self.rounds])
 
 
-def interleave(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Series]:
-    """Each contender once a round, so that a noisy minute hits all of them."""
-    series = {name: Series(name) for name in contenders}
-    for _ in range(rounds):
-        for name, run in contenders.items():
-            series[name].rates.append(run())
-    return series
+class Comparison(msgspec.Struct):
+    """Us against one contender, or against a bound in the row's own unit. A ratio above 1 is in our favour."""
 
-
-def median_ratio(ours: Series, theirs: Series) -> float:
-    """The median of the ratios within each round: what the machine did to both cancels out."""
-    return statistics.median(a / b for a, b in zip(ours.rates, theirs.rates, strict=True))
-
-
-def rate(work: Callable[[], int]) -> float:
-    """Things done a second, by one call that says how many it did."""
-    start = time.perf_counter()
-    done = work()
-    return done / (time.perf_counter() - start)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the report: a figure, what it is compared with, and the ratio that is wanted (None: none)."""
-
-    what: str
-    figure: str
     against: str
+    theirs: float | None
     ratio: float | None
+    spread: float
     wanted: float | None
-    spread: float = 0.0
+    missing: str = ""
 
     @property
-    def verdict(self) -> str:
-        if self.ratio is None or self.wanted is None:
+    def verdict(self) -> Literal["ok", "SHORT", "NOISY", "MISSING", ""]:
+        if self.ratio is None:
+            return "MISSING"
+        if self.spread > NOISE_BOUND:
+            return "NOISY"
+        if self.wanted is None:
             return ""
         return "ok" if self.ratio >= self.wanted else "SHORT"
 
 
-def report(rows: Sequence[Row]) -> str:
-    """A table for people."""
-    cells = [("what", "figure", "against", "ratio", "wanted", "spread", "")]
-    for row in rows:
-        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-        wanted = "" if row.wanted is None else f"{row.wanted:.2f}"
-        cells.append((row.what, row.figure, row.against, ratio, wanted, f"{row.spread:.0%}", row.verdict))
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells
-    )
+class Row(msgspec.Struct):
+    """The same work for us and for each contender, in the same rounds. The first contender is FlashQ."""
+
+    key: str
+    what: str
+    unit: str
+    contenders: list[Contender]
+    comparisons: list[Comparison]
+    figure: str = "rate"
+    less_is_better: bool = False
+    family: str = ""
+    """What `--only` takes to measure it again."""
+
+    @property
+    def ours(self) -> Contender:
+        return self.contenders[0]
+
+
+def interleave(work: Mapping[str, Work], effort: Effort) -> list[Contender]:
+    """Each contender once a round, every other round in reverse, so that a noisy minute hits all of them and nobody
+    always goes first. Up to twice the rounds while their rates are too noisy to compare, unless in a hurry. In place of
+    work stands why it cannot be done."""
+    found = {
+        name: Contender(name, missing=run) if isinstance(run, str) else Contender(name) for name, run in work.items()
+    }
+    number = 0
+    most = effort.rounds if effort.quick else 2 * effort.rounds
+    while number < effort.rounds or (number < most and _is_noisy(list(found.values()))):
+        for name in list(work)[:: -1 if number % 2 else 1]:
+            run = work[name]
+            if not isinstance(run, str):
+                found[name].rounds.append(run())
+        number += 1
+    return list(found.values())
+
+
+def compare(
+    key: str,
+    what: str,
+    unit: str,
+    contenders: list[Contender],
+    *,
+    wanted: Mapping[str, float] | None = None,
+    bounds: Mapping[str, float] | None = None,
+    figure: str = "rate",
+    less_is_better: bool = False,
+) -> Row:
+    """`wanted` is the least ratio by contender; `bounds` are values in the row's unit that we should reach, by name."""
+    wanted = wanted or {}
+    ours, *others = contenders
+    mine = [figures[figure] for figures in ours.rounds]
+    comparisons = []
+    for other in others:
+        if missing := ours.missing or other.missing:
+            comparisons.append(Comparison(other.name, None, None, 0.0, wanted.get(other.name), missing))
+            continue
+        theirs = [figures[figure] for figures in other.rounds]
+        ratios = [b / a if less_is_better else a / b for a, b in zip(mine, theirs, strict=True)]
+        comparisons.append(
+            Comparison(
+                other.name,
+                statistics.median(theirs),
+                statistics.median(ratios),
+                spread(ratios),
+                wanted.get(other.name),
+            )
+        )
+    for name, bound in (bounds or {}).items():
+        if ours.missing:
+            comparisons.append(Comparison(name, None, None, 0.0, 1.0, ours.missing))
+            continue
+        reached = statistics.median(mine)
+        ratio = bound / reached if less_is_better else reached / bound
+        comparisons.append(Comparison(name, bound, ratio, spread(mine), 1.0))
+    return Row(key, what, unit, contenders, comparisons, figure, less_is_better)
+
+
+def spread(values: list[float]) -> float:
+    """The distance between the quartiles, as a share of the median: how much to believe. One bad round of five does not
+    count, two do."""
+    if len(values) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return (high - low) / statistics.median(values)
+
+
+def _is_noisy(contenders: list[Contender]) -> bool:
+    ours, *others = [[figures.get("rate", 1.0) for figures in each.rounds] for each in contenders if each.rounds]
+    return any(spread([a / b for a, b in zip(ours, theirs, strict=True)]) > NOISE_BOUND for theirs in others)
+
+
+def rate(work: Callable[[], int], seconds: float) -> Figures:
+    """Things done a second by calls that say how many they did, for so long; and the CPU a million costs here."""
+    start, cpu = time.perf_counter(), time.process_time()
+    done, took = 0, 0.0
+    while took < seconds:
+        done += work()
+        took = time.perf_counter() - start
+    return {"rate": done / took, "cpu_s_per_million": (time.process_time() - cpu) / done * 1e6}

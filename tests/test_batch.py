@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import mmap
 import random
 import warnings
 from struct import pack_into
@@ -10,7 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashq.batch import HEADER, PREFIX, BadFrame, Batch, check, decode, encode, records_match_crc, to_kafka
+from flashq.batch import (
+    HEADER,
+    MAX_OFFSET,
+    MAX_TIMESTAMP_MS,
+    PREFIX,
+    BadFrame,
+    Batch,
+    check,
+    decode,
+    encode,
+    records_match_crc,
+    to_kafka,
+)
 from flashq.errors import ValidationError
 from flashq.record import NO_HEADERS, RecordWithOffset, Row
 
@@ -113,6 +127,18 @@ def test_we_read_what_kafka_writes(compression: int) -> None:
     ]
     assert decode(batch, RecordWithOffset) == expected
     assert to_kafka(batch) == kafka
+
+
+@pytest.mark.parametrize("stop", [1, 5, None])
+@pytest.mark.parametrize("compression", [0, 1], ids=["plain", "gzip"])
+def test_a_record_alone_is_read_like_one_of_many(compression: int, stop: int | None) -> None:
+    builder = DefaultRecordBatchBuilder(2, compression, False, -1, -1, -1, 1 << 30)
+    assert builder.append(0, TIME_MS, b"k", b"x" * 1000, [("h", b"v")]) is not None
+    kafka = bytes(builder.build())
+    batch = check(kafka[8:12] + kafka[:8] + kafka[12:], 0, lambda _: int.from_bytes(kafka[12:16], "big", signed=True))
+    assert len(batch.frame) > 1000 or compression
+    assert decode(batch, RecordWithOffset, 0, stop) == [RecordWithOffset(0, TIME_MS, b"k", b"x" * 1000, {"h": b"v"})]
+    assert decode(batch, RecordWithOffset, 0, 0) == decode(batch, RecordWithOffset, 1, stop) == []
 
 
 rows_strategy = st.lists(
@@ -246,3 +272,75 @@ def test_garbage_is_a_bad_frame(data: bytes) -> None:
     for base_offset in (0, None):
         with pytest.raises(BadFrame):
             check(data, base_offset, lambda offset: 0)
+
+
+def framed(records: bytes, count: int = 1, *, attributes: int = 0) -> bytes:
+    """A frame whose header agrees with itself and whose CRC is right, over any bytes in the place of records."""
+    frame = bytearray(GOLDEN[: HEADER.size]) + records
+    pack_into(">I", frame, 0, len(frame) - PREFIX.size)
+    pack_into(">hi", frame, 21, attributes, count - 1)
+    pack_into(">i", frame, 57, count)
+    return with_crc(frame)
+
+
+def test_a_length_beyond_all_memory_is_a_bad_frame() -> None:
+    key_length = b"\x9c" + b"\xff" * 8 + b"\x01"  # 2^63 - 50, where adding a position turns the sum negative
+    with pytest.raises(BadFrame, match="absurd"):
+        decode(checked(framed(b"\x64\0\0\0" + key_length)), RecordWithOffset)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [b"\x80", b"\x14\0\0\0\1\0\2\2h\x81", b"\x14\0\0\0\1\0\4\2h\xff"],
+    ids=["a length that goes on", "a header's value", "another header after it"],
+)
+def test_nothing_is_read_past_the_end_of_a_batch(records: bytes) -> None:
+    batch = checked(framed(records))
+    assert_reads_nothing_past(batch)
+    with pytest.raises(BadFrame):
+        decode(batch, RecordWithOffset)
+
+
+def assert_reads_nothing_past(batch: Batch) -> None:
+    """Whatever follows the bytes in memory, the outcome is the same word for word."""
+    told = set()
+    for filler in (b"\0", b"\x01", b"\x7f", b"\x81", b"\xff"):
+        with mmap.mmap(-1, mmap.PAGESIZE) as memory:
+            memory.write(bytes(batch.frame) + b"\0" + filler * 100)  # CPython puts the NUL behind its bytes
+            view = memoryview(memory)[: len(batch.frame)]
+            try:
+                told.add(str(decode(Batch(view, batch.count, batch.timestamp_ms, 7), RecordWithOffset)))  # type: ignore[arg-type]
+            except BadFrame as error:
+                told.add(str(error))
+                error.__traceback__ = error.__cause__ = error.__context__ = None  # they hold the view
+            finally:
+                view.release()
+    assert len(told) == 1, told
+
+
+def test_a_little_gzip_does_not_become_a_gigabyte() -> None:
+    piece = gzip.compress(bytes(1 << 20), mtime=0)
+    bomb = checked(framed(piece * 200, attributes=1))
+    assert len(bomb.frame) < 250_000
+    with pytest.raises(BadFrame, match="once expanded"):
+        decode(bomb, RecordWithOffset)
+
+
+@pytest.mark.parametrize("timestamp_ms", [-1, -(1 << 63), MAX_TIMESTAMP_MS + 1, (1 << 63) - 1])
+def test_a_time_that_is_no_date_is_a_bad_frame(timestamp_ms: int) -> None:
+    """It could not be shown, and would move every later record up to it."""
+    time = timestamp_ms.to_bytes(8, "big", signed=True)
+    for position in (27, 35):
+        with pytest.raises(BadFrame, match="times"):
+            checked(changed(position, time, right_crc=True))
+    minus_two = framed(b"\x0e\0\x03\0\1\2v\0")
+    first_ms = (1).to_bytes(8, "big")
+    with pytest.raises(BadFrame, match="time outside"):
+        decode(checked(with_crc(minus_two[:27] + first_ms + minus_two[35:])), RecordWithOffset)
+
+
+def test_an_offset_beyond_the_last_there_can_be_is_a_bad_frame() -> None:
+    assert checked(changed(4, (MAX_OFFSET - 2).to_bytes(8, "big")), None).next_offset == MAX_OFFSET
+    for offset in (MAX_OFFSET - 1, (1 << 64) - 1):
+        with pytest.raises(BadFrame, match="beyond"):
+            checked(changed(4, offset.to_bytes(8, "big")), None)

@@ -24,14 +24,16 @@ whoever trusts a frame must check these four against what the log expects (`chec
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from struct import Struct
 from typing import TypeVar
 
 import msgspec
-from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
+from aiokafka.record.default_records import DefaultRecord, DefaultRecordBatch, DefaultRecordBatchBuilder
 from crc32c import crc32c
 
 from flashq.errors import ValidationError
@@ -56,6 +58,15 @@ KEY_HASH_BYTES = _KEY.size
 MIN_LENGTH = HEADER.size - PREFIX.size
 """The smallest `length` a frame can state."""
 MAX_FRAME_BYTES = (1 << 31) - 1
+MAX_OFFSET = (1 << 63) - 1
+MAX_TIMESTAMP_MS = 253_402_300_799_999
+"""The last millisecond of the year 9999: later ones have no date to be shown as."""
+MAX_EXPANDED_BYTES = 128 * 1024 * 1024
+"""What the records of another writer's compressed batch may have; gzip makes a thousandth of the right bytes."""
+_EXPAND_BYTES = 64 * 1024
+_GZIP = 1
+_COMPRESSION_MASK = 7
+_PADDING = bytes(16)
 _NO_PRODUCER = -1
 
 Stored = tuple[int, bytes | None, bytes | None, list[tuple[str, bytes]]]
@@ -160,26 +171,84 @@ def decode(batch: Batch, make: MakeRecord[T], first: int = 0, stop: int | None =
     A null value, or header value, of another writer's batch reads as empty. The CRC is the caller's to check
     (`check`); here the records' own structure is.
     """
-    return list(decode_each(batch, make, first, stop))
+    try:  # `decode_each` without the generator: a third faster
+        records = _records(batch)
+        if batch.count == 1 and first == 0 and stop is not None and stop > 0:
+            # A record alone, in two thirds of the time.
+            return [_made(make, batch.base_offset, next(iter(records)))]
+        return [
+            make(
+                offset,
+                at if 0 <= (at := record.timestamp) <= MAX_TIMESTAMP_MS else _no_time(offset),
+                record.key,
+                record.value or b"",
+                _headers(headers) if (headers := record.headers) else None,
+            )
+            for offset, record in enumerate(islice(records, first, stop), batch.base_offset + first)
+        ]
+    except Exception as error:
+        raise _undecodable(batch, error) from error
 
 
 def decode_each(batch: Batch, make: MakeRecord[T], first: int = 0, stop: int | None = None) -> Iterator[T]:
     """`decode`, a record at a time: nothing but the batch is held."""
     try:
-        # Not in Kafka's order, which would take a copy: it reads the length for an offset, so they are counted here.
-        kafka = DefaultRecordBatch(batch.frame)
-        for offset, record in enumerate(islice(kafka, first, stop), batch.base_offset + first):
-            yield make(
-                offset,
-                record.timestamp,
-                record.key,
-                record.value or b"",
-                {name: value or b"" for name, value in record.headers} if record.headers else None,
-            )
-    except MemoryError:
-        raise
-    except Exception as error:  # the decompressors of another writer's batch each have errors of their own
-        raise BadFrame(f"records of the batch do not decode: {error}") from error
+        for offset, record in enumerate(islice(_records(batch), first, stop), batch.base_offset + first):
+            yield _made(make, offset, record)
+    except Exception as error:
+        raise _undecodable(batch, error) from error
+
+
+def _records(batch: Batch) -> DefaultRecordBatch:
+    """The codec's reader. Not in Kafka's order, which would take a copy: it takes the length for the base offset."""
+    frame = batch.frame
+    if frame[_ATTRIBUTES_AT + 1] & _COMPRESSION_MASK == _GZIP:
+        frame = _expanded(frame)
+    return DefaultRecordBatch(frame if frame[-1] < 0x80 else _padded(frame))
+
+
+def _made(make: MakeRecord[T], offset: int, record: DefaultRecord) -> T:
+    at = record.timestamp if 0 <= record.timestamp <= MAX_TIMESTAMP_MS else _no_time(offset)
+    headers = record.headers
+    return make(offset, at, record.key, record.value or b"", _headers(headers) if headers else None)
+
+
+def _headers(headers: list[tuple[str, bytes | None]]) -> dict[str, bytes]:
+    return {name: value or b"" for name, value in headers}
+
+
+def _no_time(offset: int) -> int:
+    raise BadFrame(f"offset {offset} is of a time outside the years 1970 to 9999")
+
+
+def _undecodable(batch: Batch, error: Exception) -> BadFrame:
+    """How a failure to decode is told. The decompressors of another writer's batch each have errors of their own."""
+    if isinstance(error, MemoryError):
+        bytearray(2 * len(batch.frame))  # raises again if it is memory that is short, and not a length that is absurd
+        return BadFrame("records of the batch do not decode: a length is absurd")
+    return BadFrame(f"records of the batch do not decode: {error}")
+
+
+def _padded(frame: bytes | bytearray) -> memoryview:
+    """The same bytes with zeros behind them.
+
+    aiokafka 0.14's compiled decoder looks for the end of a number past the end of the batch if its last byte says that
+    it goes on. Else the NUL that CPython puts behind the bytes is the furthest it reads.
+    """
+    return memoryview(b"".join((frame, _PADDING)))[: len(frame)]
+
+
+def _expanded(frame: bytes | bytearray) -> bytes:
+    """The batch without its gzip compression, as aiokafka would expand it: but it knows no limit to what few bytes
+    may become. Raises `BadFrame`, and what gzip raises."""
+    expanded = bytearray(frame[: HEADER.size])
+    expanded[_ATTRIBUTES_AT + 1] &= ~_COMPRESSION_MASK
+    with gzip.GzipFile(fileobj=io.BytesIO(frame[HEADER.size :])) as compressed:
+        while piece := compressed.read(_EXPAND_BYTES):  # it takes memory for as many at once as it is asked for
+            expanded += piece
+            if len(expanded) > MAX_EXPANDED_BYTES:
+                raise BadFrame(f"they have over {MAX_EXPANDED_BYTES} bytes once expanded")
+    return bytes(expanded)
 
 
 def same_records(one: Batch, other: Batch) -> bool:
@@ -203,7 +272,7 @@ def check(frame: bytes | bytearray | memoryview, base_offset: int | None, epoch:
     """
     if len(frame) < HEADER.size:
         raise BadFrame(f"{len(frame)} bytes are too few for a batch")
-    length, offset, stated_epoch, magic, crc, _, last_delta, _, max_ts, _, _, _, count = HEADER.unpack_from(frame)
+    length, offset, stated_epoch, magic, crc, _, last_delta, base_ts, max_ts, *_, count = HEADER.unpack_from(frame)
     if length != len(frame) - PREFIX.size:
         raise BadFrame(f"states a length of {length}, has {len(frame) - PREFIX.size}")
     if base_offset is not None and offset != base_offset:
@@ -216,6 +285,10 @@ def check(frame: bytes | bytearray | memoryview, base_offset: int | None, epoch:
         raise BadFrame(f"states epoch {stated_epoch}; offset {offset} was written in epoch {epoch(offset)}")
     if count < 1 or last_delta != count - 1:
         raise BadFrame(f"{count} records do not end at offset delta {last_delta}")
+    if offset + count > MAX_OFFSET:
+        raise BadFrame(f"offset {offset} is beyond the last there can be")
+    if not (0 <= base_ts <= MAX_TIMESTAMP_MS and 0 <= max_ts <= MAX_TIMESTAMP_MS):
+        raise BadFrame("its times are outside the years 1970 to 9999")
     return Batch(bytes(frame), count, max_ts, offset)
 
 

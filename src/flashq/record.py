@@ -18,9 +18,6 @@ from flashq.errors import ValidationError
 MAX_VALUE_BYTES = 64 * 1024 * 1024
 """The largest value the engine takes; the HTTP edge allows less."""
 
-MAX_IDEMPOTENCY_KEY_CHARS = 255
-"""The longest name a post may bear to be appended once; visible ASCII characters."""
-
 Row = tuple[bytes | None, bytes, list[tuple[str, bytes]]]
 """Key, value, headers: a record in the shape the batch codec eats."""
 

@@ -51,6 +51,7 @@ def run(settings: ServerSettings, token: str | None) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. Raises `FlashQError` or OSError if it cannot start."""
     tls = _tls_of(settings)
     _raise_descriptor_limit()
+    gc.disable()  # opening makes no cycles; with thousands of topics, looking for some takes as long as the rest
     flashq, opening = _open(settings)
     _relax_collector()
     try:
@@ -140,13 +141,12 @@ async def _serve(
     # Not the loop's own handlers: closing the loop brings the default action back, while the last flush is to come.
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
-    flashq.backend.drive_from_loop(loop.call_soon, loop.call_soon_threadsafe)
-    is_remote = flashq.backend.is_remote
-    threads = REMOTE_THREADS if is_remote else BLOCKING_THREADS
+    flashq.backend.drive_from_loop(loop)
+    threads = REMOTE_THREADS if flashq.backend.is_remote else BLOCKING_THREADS
     executor = ThreadPoolExecutor(threads, thread_name_prefix="flashq-blocking")
     metrics, counters = Metrics(), Counters()
     flashq.backend.observe_syncs(metrics.syncs.add)
-    handlers = _handlers(flashq, loop, executor, metrics, counters)
+    handlers = operation_handlers(flashq, loop, executor, metrics, counters)
     router = Router(handlers, _edge_of(settings, token), metrics)
     limits = Limits(max_body_bytes=settings.max_body_bytes, max_connections=settings.max_connections)
     server = HttpServer(router, limits=limits, render=_protocol_error, on_error=_log_failure, counters=counters)
@@ -166,11 +166,12 @@ async def _serve(
             log.warning("connections_cut_off", after_s=DRAIN_S)
     finally:
         executor.shutdown()
+        flashq.backend.leave_loop()
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # the server is stopping, and a flush must not be cut short
 
 
-def _handlers(
+def operation_handlers(
     flashq: FlashQ, loop: asyncio.AbstractEventLoop, executor: Executor, metrics: Metrics, counters: Counters
 ) -> dict[str, OperationHandler]:
     """What answers each operation of the contract, by its id."""
@@ -246,10 +247,11 @@ def _relax_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(70_000, 10, 10)
+    gc.enable()
 
 
 def _raise_descriptor_limit() -> None:
-    """Topics, groups and connections hold a descriptor each: take what the system allows."""
+    """Connections, and logs that are written to, hold a descriptor each: take what the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:

@@ -29,6 +29,13 @@ class Step:
     answer_headers: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Begins:
+    """An answer without end that begins like this; what follows is not waited for."""
+
+    pattern: str
+
+
 def ask(
     line: str,
     body: Any = None,
@@ -48,6 +55,11 @@ def post(*values: str, **more: Any) -> Step:
 def refused(line: str, status: int, code: str, body: Any = None, headers: Any = None, **details: Any) -> Step:
     shown = {"error": code, "message": ..., "details": details or ...}
     return ask(line, body, status, shown, headers)
+
+
+def too_large(records: Any, field: str, limit: int, actual: int) -> Step:
+    details = {"field": field, "max_size": limit, "actual_size": actual, "outcome": "not_applied"}
+    return refused("POST /topics/{t}/records", 400, "validation_error", {"records": records}, **details)
 
 
 def commit(offset: int, **more: Any) -> Step:
@@ -79,6 +91,11 @@ RECORDS: dict[str, list[Step]] = {
             headers=NDJSON,
         ),
         ask(POLL, gives=values("a", "b", "c")),
+    ],
+    "X-FlashQ-Durability tells what a stored post has become": [
+        post("a", answer_headers={"x-flashq-durability": re.compile("fsynced|memory")}),
+        ask("GET /topics/{t}", gives={"durability": re.compile("fsynced|memory")}),
+        refused("POST /topics/{t}/records?sync=never", 400, "invalid_parameter", {"records": [{"value": "v"}]}, parameter="sync"),
     ],
     "a read answers the records, next_offset, high_water_mark, lag and log_start_offset": [
         post("a", "b", "c"),
@@ -152,6 +169,17 @@ RECORDS: dict[str, list[Step]] = {
         ask("POST /topics/{t}/records", {"records": [{"value": "", "key": "", "headers": {"é": ""}}, {"value": "🙂\x00"}]}),
         ask(POLL, gives={"records": [{"value": "", "key": "", "headers": {"é": ""}}, {"value": "🙂\x00"}]}),
     ],
+    "a stream is Server-Sent Events: id the offset, data the record": [
+        post("a", "b"),
+        ask(
+            "GET /topics/{t}/stream?from_offset=1", answer_headers={"content-type": re.compile("text/event-stream.*")},
+            gives=Begins(r'retry: \d+\n\nid: 1\ndata: {"key":null,"value":"b","headers":null,"offset":1,"timestamp":"[^"]+"}\n\n'),
+        ),
+        ask("GET /topics/{t}/stream", headers={"Last-Event-ID": "0"}, gives=Begins(r'retry: \d+\n\nid: 1\n')),
+        GROUP,
+        commit(1),
+        ask("GET /consumer/{g}/topics/{t}/stream", gives=Begins(r'retry: \d+\n\nid: 1\n')),
+    ],
     "what was read can be posted as it is": [
         ask(
             "POST /topics/{t}/records",
@@ -188,7 +216,7 @@ TOPICS: dict[str, list[Step]] = {
         post("a", "b"),
         GROUP,
         commit(2),
-        ask("DELETE /topics/{t}", status=204, gives=b""),
+        ask("DELETE /topics/{t}", status=204, gives=b"", answer_headers={"content-type": None, "content-length": None}),
         refused("GET /topics/{t}", 404, "topic_not_found"),
         refused(POLL, 404, "topic_not_found"),
         refused("DELETE /topics/{t}", 404, "topic_not_found", outcome="not_applied"),
@@ -217,7 +245,7 @@ GROUPS: dict[str, list[Step]] = {
         GROUP,
         post("a"),
         commit(1),
-        ask("DELETE /consumer/{g}", status=204, gives=b""),
+        ask("DELETE /consumer/{g}", status=204, gives=b"", answer_headers={"content-type": None, "content-length": None}),
         refused("GET /consumer/{g}", 404, "group_not_found"),
         GROUP,
         ask(OFFSET, gives={"committed_offset": 0}),
@@ -288,7 +316,19 @@ SERVICE: dict[str, list[Step]] = {
             },
         ),
     ],
-    "GET /openapi.json is OpenAPI 3.1": [ask("GET /openapi.json", gives={"openapi": ..., "paths": ...})],
+    "GET /metrics is Prometheus text": [
+        post("a"),
+        ask(
+            "GET /metrics", answer_headers={"content-type": re.compile(r"text/plain; version=[\d.]+.*")},
+            gives=re.compile(r'(?m)^flashq_http_requests_total{operation="post_records",status="200"} \d'),
+        ),
+        ask("GET /metrics", gives=re.compile(r"(?m)^flashq_posted_records_total \d")),
+        ask("HEAD /metrics", gives=b""),
+        refused("POST /metrics", 405, "method_not_allowed"),
+    ],
+    "GET /openapi.json is OpenAPI 3.1": [
+        ask("GET /openapi.json", gives={"openapi": re.compile(r"3\.1\.\d"), "paths": {"/topics/{topic}/records": ...}}),
+    ],
 }  # fmt: skip
 
 LIMITS: dict[str, list[Step]] = {
@@ -312,6 +352,16 @@ LIMITS: dict[str, list[Step]] = {
             ]
         ],
         ask(POLL + "?max_records=10000&timeout_ms=60000", gives=values("a")),
+    ],
+    "sizes are bytes of UTF-8; details tell field, max_size and actual_size": [
+        post("é" * (512 * 1024)),
+        too_large([{"value": "é" * (512 * 1024) + "x"}], "records[0].value", 1048576, 1048577),
+        too_large([{"value": "v"}] * 3 + [{"value": "v", "key": "é" * 512 + "x"}], "records[3].key", 1024, 1025),
+        too_large([{"value": "v", "headers": {"h": "x" * 1025}}], "records[0].headers[h]", 1024, 1025),
+        too_large([{"value": "v"}] * 1001, "records", 1000, 1001),
+        too_large([], "records", 1000, 0),
+        ask("POST /topics/{t}/records", {"records": [{"value": "v", "key": "k" * 1024, "headers": {"h": "x" * 1024}}] * 1000}),
+        ask("GET /topics/{t}", gives={"next_offset": 1001}),
     ],
     "not JSON is 400, the wrong shape 422, another content type 415": [
         refused("POST /topics/{t}/records", 400, "invalid_json", b"{", JSON, outcome="not_applied"),
@@ -364,6 +414,19 @@ RETRIES: dict[str, list[Step]] = {
         post("a", headers={"Idempotency-Key": "k1"}),
         post("b", headers={"Idempotency-Key": "k1"}, status=422, gives={"error": "idempotency_key_reused"}),
         ask(POLL, gives=values("a")),
+    ],
+    "a key or an offset that cannot be one is 400, by the name of its header": [
+        *[
+            refused(
+                "POST /topics/{t}/records", 400, "invalid_parameter", {"records": [{"value": "v"}]}, {name: value},
+                parameter=name, outcome="not_applied",
+            )
+            for name, value in [
+                ("Idempotency-Key", ""), ("Idempotency-Key", "two words"), ("Idempotency-Key", "k" * 256),
+                ("If-Next-Offset", ""), ("If-Next-Offset", "-1"), ("If-Next-Offset", "1_0"), ("If-Next-Offset", "9" * 20),
+            ]
+        ],
+        refused("GET /topics/{t}", 404, "topic_not_found"),
     ],
     "If-Next-Offset appends only if the log ends there, else 412": [
         post("a", headers={"If-Next-Offset": "1"}, status=412, gives={"error": "precondition_failed"}),

@@ -7,6 +7,7 @@ from base64 import b64encode
 from typing import Any
 
 import pytest
+import requests  # schemathesis sends with it
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.generation import GenerationMode
@@ -17,7 +18,7 @@ from flashq.api.queries import NoQuery
 from tests.server.running import Process
 
 FOLLOWS = {operation.id for operation in OPERATIONS if operation.id.startswith("stream_")}
-"""Endless answers: asked below, up to their head."""
+"""Endless answers."""
 MAX_WAIT_MS = 20
 TOPIC, GROUP = "described", "describing"
 
@@ -65,8 +66,22 @@ def sound(body: Any) -> Any:
     return int(body) if isinstance(body, float) and body.is_integer() else body
 
 
+def send(case: Any) -> None:
+    """Ask, and have all checks of schemathesis look at the answer. Of an endless one they see the beginning."""
+    if case.operation.definition.raw["operationId"] not in FOLLOWS:
+        case.call_and_validate(timeout=10)
+        return
+    with requests.request(**case.as_transport_kwargs(), stream=True, timeout=10) as answer:
+        if answer.status_code == 200:
+            beginning = answer.raw.read1()
+            assert beginning.startswith(b"retry: ")
+            answer._content = beginning  # what `content` gives; to read it would wait for the end
+            answer._content_consumed = True
+        case.validate_response(answer)
+
+
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
-@pytest.mark.parametrize("operation", [each for each in OPERATIONS if each.id not in FOLLOWS], ids=lambda each: each.id)
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: each.id)
 def test_every_operation_answers_as_described(described: Any, operation: Operation, mode: GenerationMode) -> None:
     found = described[operation.path][operation.method]
     if mode is GenerationMode.NEGATIVE and operation.query in (None, NoQuery) and not operation.bodies:
@@ -81,7 +96,7 @@ def test_every_operation_answers_as_described(described: Any, operation: Operati
                 (case.headers or {}).pop(name, None)
             if isinstance(case.body, dict):
                 case.body = sound(case.body)
-        case.call_and_validate(timeout=10)
+        send(case)
 
     ask()
 

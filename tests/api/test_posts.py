@@ -49,10 +49,14 @@ def test_a_line_may_hold_what_a_record_may(server: Process) -> None:
         (b'{"value":"a"}\n\n{"value":1}\n', 422, "invalid_body", {"line": 3}),
         (b'[{"value":"a"}]', 422, "invalid_body", {"line": 1}),
         (b'{"value":"\xff"}', 400, "invalid_json", {"line": 1}),
+        (b'{"value":"a"}{"value":"b"}\n{"value":\n"c"}\n', 400, "invalid_json", {"line": 1}),
         (b'{"value":"a"}\n' * 1001, 400, "validation_error", {"max_size": 1000, "actual_size": 1001}),
         (b'{"value":"a"}\n{"value":"a","key":"%b"}' % (b"k" * 1025), 400, "validation_error", {"max_size": 1024}),
     ],
-    ids=["nothing", "empty lines", "half a line", "wrong shape", "an array", "not UTF-8", "too many", "long key"],
+    ids=[
+        "nothing", "empty lines", "half a line", "wrong shape", "an array", "not UTF-8", "lines shared and spanned",
+        "too many", "long key",
+    ],
 )  # fmt: skip
 def test_one_bad_line_and_nothing_is_stored(
     server: Process, body: bytes, status: int, code: str, details: dict[str, object]

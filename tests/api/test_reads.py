@@ -188,6 +188,7 @@ def test_a_record_larger_than_a_piece_passes_whole(server: Process, topic: str) 
         (b"application/x-ndjson;q=0.5, */*", False),
         (b"application/x-ndjson;q=nan", False),
         (b"application/x-ndjson;q=2", False),
+        (b"application/x-ndjson;q=\x1c0.5", True),
         (b"application/x-ndjsonx", False),
         (b"text/html, ;;, application/x-ndjson ; q=1", True),
         (b"\xff", False),

@@ -387,3 +387,29 @@ def test_retention_by_size_keeps_the_newest(tmp_path: Path) -> None:
         assert told["size_bytes"] >= 4096
         assert 0 < told["log_start_offset"] < told["high_water_mark"] == 40
         assert len(server.poll("t", from_offset=told["log_start_offset"])["records"]) == 40 - told["log_start_offset"]
+
+
+def test_requests_behind_one_that_makes_or_removes_a_topic_meet_what_it_has_made_of_it(
+    server: Process, topic: str
+) -> None:
+    path, group = f"/topics/{topic}", "/consumer/pipelined"
+    with server.connect() as connection:
+        for _ in range(3):
+            requests = [
+                ("PUT", path, {"retention_ms": 60_000}),
+                ("GET", path, None),
+                ("POST", f"{path}/records", {"records": [{"value": "old"}]}),
+                ("DELETE", path, None),
+                ("GET", path, None),
+                ("POST", f"{path}/records", {"records": [{"value": "new"}]}),
+                ("POST", group, None),
+                ("GET", group, None),
+                ("DELETE", group, None),
+                ("GET", group, None),
+            ]
+            connection.send(b"".join(connection.encode(*request) for request in requests))
+            answers = [connection.receive() for _ in requests]
+            assert [answer.status for answer in answers] == [201, 200, 200, 204, 404, 200, 200, 200, 204, 404]
+            assert answers[5].json()["offsets"][0]["offset"] == 0
+            assert [record["value"] for record in server.read_all(topic)] == ["new"]
+            assert server.ask("DELETE", path).status == 204

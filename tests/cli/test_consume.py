@@ -87,7 +87,7 @@ def test_it_prints_the_records_asked_for_in_order(server: Process, arguments: li
         (["--from", "2026-01-01T10:00"], "--from is"),
         (["--grep", "("], "is no regular expression"),
         (["--header", "x"], "must be like NAME=VALUE"),
-        (["--max", "0"], "greater than or equal to 1"),
+        (["--max", "0"], "--max': 0 is not in the range"),
         (["--output", "xml"], "xml"),
         (["--json", "--output", "value"], "exclude each other"),
         (["--group", "no/name"], "no/name"),

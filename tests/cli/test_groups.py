@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
 
 from flashq.cli.output import span
-from tests.api.test_topics import wait_for
+from tests.api.test_topics import SWEEPING, wait_for
 from tests.cli.commands import on_terminal, run
-from tests.server.running import Process
+from tests.server.running import Process, serving
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """With retention that does not wait for ten seconds."""
+    with serving(tmp_path_factory.mktemp("server") / "data", command=SWEEPING) as process:
+        yield process
 
 
 @pytest.fixture

@@ -72,11 +72,15 @@ def test_an_interrupt_ends_with_130_and_no_traceback() -> None:
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("serve", "--help"), ("--version",)])
-def test_a_reader_that_goes_away_causes_no_traceback(arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_that_goes_away_causes_no_traceback(arguments: tuple[str, ...], buffered: bool) -> None:
     reader, writer = os.pipe()
     os.close(reader)
+    environ = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
     try:
-        done = subprocess.run([COMMAND, *arguments], stdout=writer, stderr=subprocess.PIPE, timeout=30, check=False)
+        done = subprocess.run(
+            [COMMAND, *arguments], stdout=writer, stderr=subprocess.PIPE, timeout=30, check=False, env=environ
+        )
     finally:
         os.close(writer)
     assert done.stderr == b""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,39 @@ def test_tab_completes_commands_topics_and_groups(server: Process) -> None:
     assert completed(server, "flashq groups reset b", 3) == ["billing"]
     assert completed(server, "flashq groups reset billing ot", 4) == ["other"]
     assert completed(server, "flashq consume orders --group b", 4) == ["billing"]
+
+
+def test_a_command_that_talks_to_a_server_loads_no_engine_and_no_codec(server: Process) -> None:
+    """They would take longer to load than all else."""
+    program = """
+import sys
+from flashq.cli.main import main
+assert main(["topics", "list"]) == 0
+heavy = {"rich", "structlog", "pydantic", "asyncio.base_events", "aiokafka", "flashq.batch", "flashq.broker.flashq"}
+sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment(server), capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("buffered", [True, False], ids=["buffered", "unbuffered"])
+def test_a_table_whose_reader_has_gone_is_exit_code_0_and_one_for_a_full_disk_5(
+    server: Process, buffered: bool
+) -> None:
+    variables = {**environment(server), "PYTHONUNBUFFERED": "" if buffered else "1"}
+    reader, gone = os.pipe()
+    os.close(reader)
+    with open(gone, "wb") as pipe, open("/dev/full", "wb") as full:
+        for arguments in (["topics", "list"], ["health", "--json"]):
+            ended = [
+                subprocess.run([COMMAND, *arguments], stdout=out, stderr=subprocess.PIPE, env=variables, timeout=60)
+                for out in (pipe, full)
+            ]
+            assert [each.returncode for each in ended] == [0, 5]
+            assert ended[0].stderr == b""
+            assert ended[1].stderr == b"flashq: 'standard output': No space left on device\n"
 
 
 def test_tab_is_silent_without_a_server() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -73,6 +74,17 @@ def test_many_requests_on_one_connection(curl: str, server: Process) -> None:
     told = run(curl, "-w", "%{num_connects} ", *targets)
     assert told.count("next_offset") == 50
     assert told.split("}")[-1].strip() in ("0", "1")
+
+
+def test_pipelined_requests_written_at_once(curl: str, server: Process) -> None:
+    """curl's HTTP has not pipelined since 7.65; as a plain connection it still carries what does."""
+    post = b'{"records":[{"value":"v"}]}'
+    head = b"POST /topics/piped/records HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    last = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    requests = (head + b"Content-Length: %d\r\n\r\n%b" % (len(post), post)) * 20 + last
+    told = run(curl, "-N", f"telnet://127.0.0.1:{server.port}", stdin=requests)
+    assert re.findall(r'"offset":(\d+)', told) == [str(offset) for offset in range(20)]
+    assert '"status":"healthy"' in told.rpartition('"offset"')[2]
 
 
 def test_requests_in_parallel(curl: str, server: Process) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from flashq import FlashQ
 from flashq.errors import GroupNotFound, InvalidOffset, OffsetOutOfRange, TopicNotFound
-from flashq.storage.interface import TopicConfig
+from flashq.storage.interface import TopicConfig, by_id
 from tests.contract.conftest import Clock
 
 
@@ -46,6 +46,18 @@ def test_a_commit_keeps_its_note_and_its_time(flashq: FlashQ, group: str, clock:
         committed = flashq.group(group).committed(flashq.log("t"))
         assert committed is not None
         assert (committed.offset, committed.timestamp_ms, committed.metadata) == (3, clock.ms, note)
+
+
+def test_a_group_knows_in_which_topics_it_has_committed(flashq: FlashQ, group: str) -> None:
+    for topic in ("a", "b", "c"):
+        flashq.create_topic(topic)
+    logs = by_id(flashq.logs())
+    assert list(flashq.group(group).stands(logs)) == []
+    for topic in ("b", "t", "a", "b"):
+        flashq.commit_offset(group, topic, 0)
+    assert {log.name for log, _ in flashq.group(group).stands(logs)} == {"a", "b", "t"}
+    flashq.delete_topic("a")
+    assert {log.name for log, _ in flashq.group(group).stands(by_id(flashq.logs()))} == {"b", "t"}
 
 
 def test_groups_and_topics_do_not_mix(flashq: FlashQ, group: str) -> None:

@@ -1,8 +1,8 @@
 """Holds a history and a full read-back against what FlashQ promises; returns what was broken, by name.
 
-Pure functions: no clock, no file, no socket. The promises are those that hold when a server process is killed, in
-every sync mode: nothing acknowledged is lost and nothing that was read is taken back. A power cut promises less
-outside the mode `always`; that is not judged here.
+Pure functions: no clock, no file, no socket. When a server process is killed, in every sync mode, and when the power
+is cut under `always`: nothing acknowledged is lost and nothing that was read is taken back. What a power cut may take
+in the other modes is the business of `cuts.py`.
 """
 
 from __future__ import annotations
@@ -12,42 +12,14 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from math import inf
 
-from tests.crash.history import History, Identity, Post, PostId, Read, StoredRecord, read_identity
+from tests.crash.cuts import check_cuts, kept_end, settle
+from tests.crash.history import Change, History, Post, PostId, Read, Sight
+from tests.crash.records import Identity, StoredRecord, read_identity
+from tests.crash.violations import Broken, Violation
 
 _TIMESTAMP = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
-
-
-class Broken(StrEnum):
-    """The promises, each by what breaks it."""
-
-    LOST = "an acknowledged record is missing"
-    MOVED = "a record is not at its acknowledged offset"
-    RETIMED = "a timestamp is not the acknowledged one"
-    DOUBLED = "a record is there more than once"
-    TORN = "a post is there in part, or not contiguous"
-    DAMAGED = "a record has other bytes than were sent"
-    REFUSED_PRESENT = "a post refused as not applied is there"
-    UNSENT = "a record that nobody sent"
-    HOLE = "offsets are not dense"
-    ORDER = "a post answered before another began has the larger offset"
-    CLOCK = "a timestamp went back"
-    TAKEN_BACK = "what was read earlier is no longer so"
-    STALE = "a read did not see what was acknowledged or shown before it began"
-    MALFORMED = "an answer is not what the contract says"
-    TOPIC = "a created topic is gone, or a deleted one is back"
-    COMMIT_LOST = "a committed offset is neither the acknowledged one nor a later one"
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    broken: Broken
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.broken.name}: {self.broken.value}: {self.detail}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +33,33 @@ class Place:
 Placement = dict[PostId, list[Place]]
 
 
-def check(history: History, stored: Sequence[StoredRecord]) -> list[Violation]:
-    """Every violation, most basic first; `stored` is a read-back of the whole topic with no post in flight."""
+def check(
+    history: History, stored: Sequence[StoredRecord], *, log_start: int = 0, window_s: float = inf
+) -> list[Violation]:
+    """Every violation, most basic first; `stored` is a read-back of the whole topic with no post in flight.
+
+    `log_start`: up to where retention has removed records. `window_s`: how long before a power cut a post may have been
+    acknowledged that it takes, in a sync mode where it may take any.
+    """
+    history = settle(history)
     placement, misfits = place(history, stored)
     return [
-        *check_offsets(stored),
+        *check_offsets(stored, log_start),
         *check_timestamps(stored),
         *misfits,
+        *check_cuts(history, window_s),
         *check_answers(history),
-        *check_posts(history, placement),
+        *check_posts(history, placement, log_start),
+        *check_conditions(history, placement),
         *check_real_time_order(history, placement),
-        *check_reads(history, stored),
-        *check_topics(history),
-        *check_commits(history),
+        *check_reads(history, stored, log_start),
+        *check_things(history),
     ]
 
 
-def check_offsets(stored: Sequence[StoredRecord]) -> Iterator[Violation]:
-    """Offsets are 0, 1, 2 and so on in the order of the read."""
-    expected = 0
+def check_offsets(stored: Sequence[StoredRecord], log_start: int) -> Iterator[Violation]:
+    """Offsets go up by one from the log start, in the order of the read."""
+    expected = log_start
     for record in stored:
         if record.offset != expected:
             yield Violation(Broken.HOLE, f"offset {record.offset} where {expected} was expected")
@@ -122,26 +102,29 @@ def _may_hold(post: Post, identity: Identity) -> bool:
 
 
 def check_answers(history: History) -> Iterator[Violation]:
-    """Each acknowledgement names one dense offset a record; each refusal says an outcome."""
+    """Each acknowledgement names one dense offset a record; each refusal says an outcome; repetitions say the same."""
     for post in history.posts.values():
-        if post.fate == "acknowledged":
+        if post.fate in ("acknowledged", "taken back"):
             offsets = [record.offset for record in post.acknowledged]
             first = offsets[0] if offsets else 0
             if offsets != list(range(first, first + len(post.digests))):
                 yield Violation(
                     Broken.MALFORMED, f"{_name(post)} of {len(post.digests)} records was acknowledged as {offsets}"
                 )
+            for repeat in post.repeats:
+                if repeat.offsets != post.acknowledged:
+                    yield Violation(Broken.REPEATED, f"{_name(post)}: {post.acknowledged}, then {repeat.offsets}")
         elif post.status is not None and post.outcome not in ("not_applied", "unknown"):
             yield Violation(
                 Broken.MALFORMED, f"{_name(post)} was refused with {post.status} and outcome {post.outcome!r}"
             )
 
 
-def check_posts(history: History, placement: Placement) -> Iterator[Violation]:
-    """Acknowledged: all there, once, as acknowledged. Unknown: all there once, or nothing. Refused: nothing."""
+def check_posts(history: History, placement: Placement, log_start: int) -> Iterator[Violation]:
+    """Acknowledged: all there, once, as acknowledged. Unknown: all there once, or nothing. Others: nothing."""
     for post in history.posts.values():
         places = placement.get(post.id, [])
-        if post.fate == "refused":
+        if post.fate in ("refused", "taken back"):
             if places:
                 yield Violation(Broken.REFUSED_PRESENT, f"{_name(post)} at {_offsets(places)}")
             continue
@@ -151,12 +134,23 @@ def check_posts(history: History, placement: Placement) -> Iterator[Violation]:
         elif [(p.position, p.stored.offset) for p in places] != _contiguous(places):
             yield Violation(Broken.TORN, f"{_name(post)} is not contiguous: {_offsets(places)}")
         missing = [position for position in range(len(post.digests)) if position not in times]
+        if _is_removed(post, places, missing, log_start):
+            continue
         if missing and places:
             yield Violation(Broken.TORN, f"{_name(post)} lacks {missing} of {len(post.digests)} records")
         if post.fate == "acknowledged":
             if missing:
                 yield Violation(Broken.LOST, f"{_name(post)} lacks {missing} of {len(post.digests)} records")
             yield from _check_acknowledged_places(post, places)
+
+
+def _is_removed(post: Post, places: Sequence[Place], missing: Sequence[int], log_start: int) -> bool:
+    """Whether what is missing of a post has gone with retention: whole batches from the start of the log."""
+    if not missing or not log_start:
+        return False
+    if not places:
+        return bool(post.acknowledged) and post.acknowledged[-1].offset < log_start
+    return places[0].stored.offset == log_start and missing == list(range(places[0].position))
 
 
 def _check_acknowledged_places(post: Post, places: Sequence[Place]) -> Iterator[Violation]:
@@ -177,6 +171,15 @@ def _contiguous(places: Sequence[Place]) -> list[tuple[int, int]]:
         return []
     first = places[0]
     return [(first.position + n, first.stored.offset + n) for n in range(len(places))]
+
+
+def check_conditions(history: History, placement: Placement) -> Iterator[Violation]:
+    """A post that asked to be stored at an offset is there, or nowhere."""
+    for post in history.posts.values():
+        found = [seen.offset for seen in post.acknowledged[:1]]
+        found += [each.stored.offset for each in placement.get(post.id, []) if each.position == 0]
+        if post.at is not None and any(offset != post.at for offset in found):
+            yield Violation(Broken.CONDITION, f"{_name(post)} asked for {post.at}, found at {found}")
 
 
 def check_real_time_order(history: History, placement: Placement) -> Iterator[Violation]:
@@ -204,18 +207,21 @@ def _ended_ns(post: Post, kills_ns: Sequence[int]) -> float:
     """When the post had certainly been applied or never would be."""
     if post.fate == "acknowledged" and post.ended_ns is not None:
         return post.ended_ns
-    following = bisect_left(kills_ns, post.begun_ns)
+    following = bisect_left(kills_ns, post.last_sent_ns)
     return kills_ns[following] if following < len(kills_ns) else inf
 
 
-def check_reads(history: History, stored: Sequence[StoredRecord]) -> Iterator[Violation]:
+def check_reads(history: History, stored: Sequence[StoredRecord], log_start: int) -> Iterator[Violation]:
     """Each read is dense from the offset asked for, saw all that was known before it began, and is still true."""
     final = {record.offset: (record.timestamp, record.digest) for record in stored}
+    end = log_start + len(stored)
     known = _KnownEnd(history)
     for read in history.reads:
         name = f"read by {read.reader} from {read.from_offset}"
         due = known.at(read.begun_ns)
         if read.status != 200:
+            if read.status == 410 and read.from_offset < log_start:
+                continue
             if read.status != 404:
                 yield Violation(Broken.MALFORMED, f"{name}: status {read.status}")
             elif due:
@@ -228,13 +234,12 @@ def check_reads(history: History, stored: Sequence[StoredRecord]) -> Iterator[Vi
             yield Violation(
                 Broken.STALE, f"{name}: nothing returned, high water mark {read.high_water_mark}, {due} known before"
             )
-        if read.high_water_mark > len(stored):
-            yield Violation(
-                Broken.TAKEN_BACK, f"{name}: high water mark {read.high_water_mark}, now {len(stored)} records"
-            )
+        kept = kept_end(read.ended_ns, history.cuts)
+        if min(read.high_water_mark, kept) > end:
+            yield Violation(Broken.TAKEN_BACK, f"{name}: high water mark {read.high_water_mark}, now {end}")
         for record in read.records:
             now = final.get(record.offset)
-            if now != (record.timestamp, record.digest):
+            if log_start <= record.offset < kept and now != (record.timestamp, record.digest):
                 yield Violation(
                     Broken.TAKEN_BACK,
                     f"{name}: offset {record.offset} was {record.timestamp} {record.digest}, is now {now}",
@@ -263,12 +268,14 @@ class _KnownEnd:
             if post.acknowledged and post.ended_ns is not None
         ]
         ends += [(read.ended_ns, read.high_water_mark) for read in history.reads]
+        taken = {cut.begun_ns: max(cut.survived, 0) for cut in history.cuts if cut.survived is not None}
+        ends += taken.items()
         ends.sort()
         self._times_ns: list[int] = []
         self._ends: list[int] = []
         furthest = 0
         for at_ns, end in ends:
-            furthest = max(furthest, end)
+            furthest = min(furthest, end) if at_ns in taken else max(furthest, end)
             self._times_ns.append(at_ns)
             self._ends.append(furthest)
 
@@ -277,28 +284,39 @@ class _KnownEnd:
         return self._ends[before - 1] if before else 0
 
 
-def check_topics(history: History) -> Iterator[Violation]:
-    """Each topic exists, or does not, as its latest acknowledged creation or deletion left it."""
-    exists: dict[str, bool] = {}
-    for event in history.topics:
-        if not event.seen:
-            exists[event.topic] = event.exists
-        elif event.exists != exists[event.topic]:
-            yield Violation(Broken.TOPIC, f"topic {event.topic}: exists {event.exists}")
-
-
-def check_commits(history: History) -> Iterator[Violation]:
-    """A committed offset is that of the latest acknowledged commit of its group or of one begun later."""
-    for read in history.committed_reads:
-        allowed = {0}
-        for commit in history.commits:
-            if commit.group != read.group or commit.begun_ns > read.begun_ns:
+def check_things(history: History) -> Iterator[Violation]:
+    """A group or topic is as its only owner left it: by the last acknowledged change, or one of those after it."""
+    for name, life in history.things.items():
+        allowed: set[int | None] = {None}
+        undoable: set[int | None] = set()  # what a power cut may bring back
+        for event, cut in _with_cuts(life, history):
+            if cut:
+                allowed |= undoable
+            if isinstance(event, Change):
+                if event.fate == "refused":
+                    continue
+                if event.fate == "acknowledged":
+                    allowed.clear()
+                    if event.is_durable:
+                        undoable.clear()
+                allowed.add(event.value)
+                undoable.add(event.value)
                 continue
-            if commit.acknowledged:
-                allowed.clear()
-            allowed.add(commit.offset)
-        if read.offset not in allowed:
-            yield Violation(Broken.COMMIT_LOST, f"group {read.group}: {read.offset}, allowed {sorted(allowed)}")
+            if event.value not in allowed:
+                is_presence = event.value is None or allowed == {None}
+                broken = Broken.PRESENCE if is_presence else Broken.COMMIT_LOST
+                yield Violation(broken, f"{name}: {event.value}, allowed {sorted(allowed, key=str)}")
+            allowed, undoable = {event.value}, {event.value}
+
+
+def _with_cuts(life: Sequence[Change | Sight], history: History) -> Iterator[tuple[Change | Sight, bool]]:
+    """Each event, and whether it is the first after a power cut that may take something back."""
+    cuts_ns = [cut.begun_ns for cut in history.cuts if cut.survived is not None]
+    passed = 0
+    for event in life:
+        at_ns = event.begun_ns if isinstance(event, Change) else event.at_ns
+        before, passed = passed, bisect_left(cuts_ns, at_ns)
+        yield event, passed > before
 
 
 def _name(post: Post) -> str:

@@ -1,4 +1,4 @@
-"""What the clients did and saw: self-checking records, and the append-only file where every event is a line.
+"""What the clients did and saw: the append-only file where every event is a line.
 
 A producer writes a line before it sends a post and another after the answer, so that a post without an answer is
 known to be unknown. Times are CLOCK_MONOTONIC nanoseconds, the same clock in every process of one machine; a
@@ -8,126 +8,58 @@ post's interval is taken outside the socket calls, so it is never narrower than 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import time
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-Fate = Literal["acknowledged", "refused", "unknown"]
+from tests.crash.records import Seen
+
+Fate = Literal["acknowledged", "refused", "unknown", "taken back"]
+"""`taken back`: acknowledged, and gone with a power cut that may take it. Only `cuts.py` says so."""
 PostId = tuple[str, int]
 """A client id and that client's sequence number."""
 
-_FILLER = 'The quick brown fox; "quoted" \\ back\\slashed, tab\tnewline\n, żółć, 日本語, 😀, \u2028. '
-_VALUE = re.compile(
-    r"(?P<body>(?P<run>[^|]+)\|(?P<client>[^|]+)\|(?P<sequence>[0-9]+)\|(?P<position>[0-9]+)/(?P<count>[0-9]+)\|[^|]*)"
-    r"\|(?P<checksum>[0-9a-f]{8})",
-    re.DOTALL,
-)
-
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """Who sent a record: read from the value itself, after its checksum was found right."""
+class Repeat:
+    """The answer to a post that was sent again with its idempotency key after it had been acknowledged."""
 
-    run: str
-    client: str
-    sequence: int
-    position: int
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class SentRecord:
-    """A record as it is posted; what a read returns must be equal in all three parts."""
-
-    key: str | None
-    value: str
-    headers: Mapping[str, str] | None
-
-    def as_json(self) -> dict[str, Any]:
-        """The JSON of the HTTP contract, absent parts left out."""
-        parts: dict[str, Any] = {"value": self.value}
-        if self.key is not None:
-            parts["key"] = self.key
-        if self.headers is not None:
-            parts["headers"] = dict(self.headers)
-        return parts
-
-
-def make_record(identity: Identity, filler_length: int) -> SentRecord:
-    """The one record that has this identity and filler length (characters): same arguments, same bytes."""
-    shift = (identity.sequence * 7 + identity.position) % len(_FILLER)
-    filler = (_FILLER * (filler_length // len(_FILLER) + 2))[shift : shift + filler_length]
-    head = f"{identity.run}|{identity.client}|{identity.sequence}|{identity.position}/{identity.count}"
-    body = f"{head}|{filler}"
-    value = f"{body}|{zlib.crc32(body.encode()):08x}"
-    kind = (identity.sequence + identity.position) % 4
-    key = (None, "", identity.client, "klucz-ż")[kind]
-    headers = {"position": str(identity.position), "empty": ""} if kind == 2 else None
-    return SentRecord(key, value, headers)
-
-
-def read_identity(value: str) -> Identity | None:
-    """The identity a value carries, or None when its checksum or form is wrong."""
-    found = _VALUE.fullmatch(value)
-    if found is None or f"{zlib.crc32(found['body'].encode(errors='replace')):08x}" != found["checksum"]:
-        return None
-    return Identity(found["run"], found["client"], int(found["sequence"]), int(found["position"]), int(found["count"]))
-
-
-def digest(key: object, value: object, headers: object) -> str:
-    """Sixteen hexadecimal digits over all three parts of a record; null, empty and absent are told apart."""
-    canonical = json.dumps([key, value, headers], sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRecord:
-    """A record as the server returned it."""
-
-    offset: int
-    timestamp: str
-    key: str | None
-    value: str
-    headers: Mapping[str, str] | None
-    digest: str
-
-    @classmethod
-    def from_json(cls, parts: Mapping[str, Any]) -> Self:
-        key, value, headers = parts["key"], parts["value"], parts["headers"]
-        return cls(parts["offset"], parts["timestamp"], key, value, headers, digest(key, value, headers))
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """One record of a read, or of an acknowledgement (which has no digest)."""
-
-    offset: int
-    timestamp: str | None
-    digest: str = ""
+    ended_ns: int
+    offsets: tuple[Seen, ...]
 
 
 @dataclass(slots=True)
 class Post:
-    """One post as its producer lived it. `ended_ns` is None until an answer came or the connection was lost."""
+    """One post as its producer lived it. `ended_ns` is None until an answer came or the connection was lost.
+
+    `at`: the offset it asked to be stored at. `is_keyed`: it may be sent again, and is then still one post.
+    `is_durable`: it asked for the fsync whatever the sync mode.
+    """
 
     client: str
     sequence: int
     run: str
     digests: tuple[str, ...]
     begun_ns: int
+    at: int | None = None
+    is_keyed: bool = False
+    is_durable: bool = False
+    last_sent_ns: int = 0
     ended_ns: int | None = None
     fate: Fate = "unknown"
     acknowledged: tuple[Seen, ...] = ()
     status: int | None = None
     outcome: str | None = None
+    repeats: list[Repeat] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.last_sent_ns = self.last_sent_ns or self.begun_ns
 
     @property
     def id(self) -> PostId:
@@ -149,31 +81,33 @@ class Read:
 
 
 @dataclass(slots=True)
-class Commit:
-    """One offset commit of a group by its only committer; `acknowledged` is False when the answer is unknown."""
+class Change:
+    """What the only owner of a group or topic asked for: None is to delete it, 0 to create it, else a commit."""
 
-    group: str
-    offset: int
+    value: int | None
     begun_ns: int
-    acknowledged: bool = False
+    is_durable: bool
+    ended_ns: int | None = None
+    fate: Literal["acknowledged", "refused", "unknown"] = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
-class CommittedRead:
-    """What a group's committed offset was, asked while no commit was in flight."""
+class Sight:
+    """What a group or topic was, asked while no change of it was under way: None is absent, else as in `Change`."""
 
-    group: str
+    value: int | None
+    at_ns: int
+
+
+@dataclass(slots=True)
+class Cut:
+    """A power cut, and when the server had been seen dead. What the next start found: the end of the topic (-1: no such
+    topic) and its epoch; None where nothing may be lost, and nobody asked."""
+
     begun_ns: int
-    offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class TopicEvent:
-    """A creation or deletion that was acknowledged, or (`seen`) what a later request found."""
-
-    topic: str
-    exists: bool
-    seen: bool
+    survived: int | None = None
+    epoch: int | None = None
+    ended_ns: float = inf
 
 
 @dataclass(slots=True)
@@ -182,11 +116,11 @@ class History:
 
     posts: dict[PostId, Post] = field(default_factory=dict)
     reads: list[Read] = field(default_factory=list)
-    commits: list[Commit] = field(default_factory=list)
-    committed_reads: list[CommittedRead] = field(default_factory=list)
-    topics: list[TopicEvent] = field(default_factory=list)
+    things: dict[str, list[Change | Sight]] = field(default_factory=dict)
+    """Groups and topics by name, each with what became of it, in order."""
     kills_ns: list[int] = field(default_factory=list)
     """When the death of a server process had been seen: what it had not applied by then, it never will."""
+    cuts: list[Cut] = field(default_factory=list)
 
 
 class HistoryFile:
@@ -206,29 +140,42 @@ class HistoryFile:
     def close(self) -> None:
         os.close(self._descriptor)
 
-    def post_begins(self, client: str, sequence: int, run: str, digests: Sequence[str]) -> None:
+    def post_begins(
+        self,
+        client: str,
+        sequence: int,
+        run: str,
+        digests: Sequence[str],
+        *,
+        at: int | None = None,
+        is_keyed: bool = False,
+        is_durable: bool = False,
+    ) -> None:
         """Call before the first byte is sent."""
-        self._append("post", client=client, sequence=sequence, run=run, digests=digests, at_ns=time.monotonic_ns())
+        asked = {"at": at, "is_keyed": is_keyed, "is_durable": is_durable}
+        self._append("post", client=client, sequence=sequence, run=run, digests=digests, asked=asked)
+
+    def post_again(self, client: str, sequence: int) -> None:
+        """Call before the first byte of a repetition of a keyed post is sent."""
+        self._append("again", client=client, sequence=sequence)
 
     def post_acknowledged(self, client: str, sequence: int, offsets: Sequence[tuple[int, str | None]]) -> None:
-        self._append("acknowledged", client=client, sequence=sequence, offsets=offsets, at_ns=time.monotonic_ns())
+        self._append("acknowledged", client=client, sequence=sequence, offsets=offsets)
 
     def post_refused(self, client: str, sequence: int, status: int, outcome: str | None) -> None:
         """An answer that is not an acknowledgement. `outcome` is `details.outcome`, None when there was none."""
-        self._append(
-            "refused", client=client, sequence=sequence, status=status, outcome=outcome, at_ns=time.monotonic_ns()
-        )
+        self._append("refused", client=client, sequence=sequence, status=status, outcome=outcome)
 
     def post_lost(self, client: str, sequence: int) -> None:
         """The connection ended before the whole answer came."""
-        self._append("lost", client=client, sequence=sequence, at_ns=time.monotonic_ns())
+        self._append("lost", client=client, sequence=sequence)
 
     def read_answered(self, read: Read) -> None:
         self._append(
             "read",
             reader=read.reader,
             begun_ns=read.begun_ns,
-            at_ns=read.ended_ns,
+            ended_ns=read.ended_ns,
             from_offset=read.from_offset,
             status=read.status,
             records=[(record.offset, record.timestamp, record.digest) for record in read.records],
@@ -236,25 +183,32 @@ class HistoryFile:
             high_water_mark=read.high_water_mark,
         )
 
-    def commit_begins(self, group: str, offset: int) -> None:
-        self._append("commit", group=group, offset=offset, at_ns=time.monotonic_ns())
+    def change_begins(self, thing: str, value: int | None, *, is_durable: bool) -> None:
+        """Before its owner creates, deletes or commits; one change of a thing at a time."""
+        self._append("change", thing=thing, value=value, is_durable=is_durable)
 
-    def commit_acknowledged(self, group: str, offset: int) -> None:
-        self._append("committed", group=group, offset=offset, at_ns=time.monotonic_ns())
+    def change_answered(self, thing: str, *, is_done: bool) -> None:
+        """Done, or refused and not applied."""
+        self._append("changed", thing=thing, is_done=is_done)
 
-    def committed_offset_read(self, group: str, begun_ns: int, offset: int) -> None:
-        self._append("committed_offset", group=group, begun_ns=begun_ns, offset=offset, at_ns=time.monotonic_ns())
-
-    def topic_exists(self, topic: str, exists: bool, *, seen: bool) -> None:
-        """After the answer to a creation or deletion, or (`seen`) to a question."""
-        self._append("topic", topic=topic, exists=exists, seen=seen, at_ns=time.monotonic_ns())
+    def thing_seen(self, thing: str, value: int | None) -> None:
+        self._append("sight", thing=thing, value=value)
 
     def server_killed(self) -> None:
         """Call once the process has been reaped."""
-        self._append("killed", at_ns=time.monotonic_ns())
+        self._append("killed")
+
+    def power_cut_begins(self) -> None:
+        """Call before the cut: every answer from now on says nothing."""
+        self._append("cut")
+
+    def power_cut_survived(self, end: int, epoch: int) -> None:
+        """After the restart, before any post: where the topic ends (-1: there is none) and its epoch."""
+        self._append("survived", end=end, epoch=epoch)
 
     def _append(self, event: str, **facts: object) -> None:
-        line = json.dumps({"event": event, **facts}, separators=(",", ":")).encode() + b"\n"
+        facts = {"event": event, **facts, "at_ns": time.monotonic_ns()}
+        line = json.dumps(facts, separators=(",", ":")).encode() + b"\n"
         written = os.write(self._descriptor, line)
         if written != len(line):
             raise OSError(f"history: {written} of {len(line)} bytes written")
@@ -273,52 +227,84 @@ def read_history(path: Path) -> History:
 
 
 def _apply(history: History, event: dict[str, Any]) -> None:
-    kind = event["event"]
-    if kind == "post":
-        post = Post(event["client"], event["sequence"], event["run"], tuple(event["digests"]), event["at_ns"])
+    kind, at_ns = event["event"], event["at_ns"]
+    if kind == "read":
+        history.reads.append(_read(event))
+    elif kind == "post":
+        digests = tuple(event["digests"])
+        post = Post(event["client"], event["sequence"], event["run"], digests, at_ns, **event["asked"])
         if post.id in history.posts:
             raise ValueError(f"post {post.id} began twice")
         history.posts[post.id] = post
-    elif kind == "read":
-        history.reads.append(
-            Read(
-                event["reader"],
-                event["begun_ns"],
-                event["at_ns"],
-                event["from_offset"],
-                event["status"],
-                tuple(Seen(offset, timestamp, content) for offset, timestamp, content in event["records"]),
-                event["next_offset"],
-                event["high_water_mark"],
-            )
-        )
+    elif kind == "change":
+        changes = history.things.setdefault(event["thing"], [])
+        changes.append(Change(event["value"], at_ns, event["is_durable"]))
+    elif kind == "changed":
+        change = history.things[event["thing"]][-1]
+        if not isinstance(change, Change) or change.ended_ns is not None:
+            raise ValueError(f"no change of {event['thing']} was under way")
+        change.ended_ns, change.fate = at_ns, "acknowledged" if event["is_done"] else "refused"
+    elif kind == "sight":
+        history.things.setdefault(event["thing"], []).append(Sight(event["value"], at_ns))
     elif kind == "killed":
-        history.kills_ns.append(event["at_ns"])
-    elif kind == "commit":
-        history.commits.append(Commit(event["group"], event["offset"], event["at_ns"]))
-    elif kind == "committed":
-        latest = next(commit for commit in reversed(history.commits) if commit.group == event["group"])
-        if latest.offset != event["offset"]:
-            raise ValueError(f"commit {event['offset']} acknowledged while {latest.offset} was in flight")
-        latest.acknowledged = True
-    elif kind == "topic":
-        history.topics.append(TopicEvent(event["topic"], event["exists"], event["seen"]))
-    elif kind == "committed_offset":
-        history.committed_reads.append(CommittedRead(event["group"], event["begun_ns"], event["offset"]))
+        history.kills_ns.append(at_ns)
+        if history.cuts and history.cuts[-1].ended_ns == inf:
+            history.cuts[-1].ended_ns = at_ns
+    elif kind == "cut":
+        history.cuts.append(Cut(at_ns))
+    elif kind == "survived":
+        history.cuts[-1].survived, history.cuts[-1].epoch = event["end"], event["epoch"]
     else:
-        _end_post(history.posts[event["client"], event["sequence"]], event)
+        _continue_post(history.posts[event["client"], event["sequence"]], event)
+
+
+def _read(event: dict[str, Any]) -> Read:
+    return Read(
+        event["reader"],
+        event["begun_ns"],
+        event["ended_ns"],
+        event["from_offset"],
+        event["status"],
+        tuple(Seen(offset, timestamp, content) for offset, timestamp, content in event["records"]),
+        event["next_offset"],
+        event["high_water_mark"],
+    )
+
+
+def _continue_post(post: Post, event: dict[str, Any]) -> None:
+    kind, at_ns = event["event"], event["at_ns"]
+    is_repetition = post.fate == "acknowledged" and post.last_sent_ns > (post.ended_ns or 0)
+    if kind == "again":
+        if not post.is_keyed:
+            raise ValueError(f"post {post.id} has no key and was sent again")
+        post.last_sent_ns = at_ns
+        if post.fate != "acknowledged":
+            post.ended_ns = None  # and what was not applied this time may have been the time before
+    elif kind == "acknowledged" and is_repetition:
+        post.repeats.append(Repeat(at_ns, _offsets(event)))
+    elif kind == "refused" and is_repetition:
+        if event["status"] < 500:
+            post.repeats.append(Repeat(at_ns, ()))
+    elif is_repetition and kind == "lost":
+        pass
+    elif post.ended_ns is not None:
+        raise ValueError(f"post {post.id} ended twice")
+    else:
+        _end_post(post, event)
 
 
 def _end_post(post: Post, event: dict[str, Any]) -> None:
-    if post.ended_ns is not None:
-        raise ValueError(f"post {post.id} ended twice")
-    post.ended_ns = event["at_ns"]
     kind = event["event"]
+    post.ended_ns = event["at_ns"]
     if kind == "acknowledged":
-        post.fate, post.status = "acknowledged", 200
-        post.acknowledged = tuple(Seen(offset, timestamp) for offset, timestamp in event["offsets"])
+        post.fate, post.status, post.acknowledged = "acknowledged", 200, _offsets(event)
     elif kind == "refused":
         post.status, post.outcome = event["status"], event["outcome"]
-        post.fate = "refused" if post.outcome == "not_applied" else "unknown"
+        is_certain = post.outcome == "not_applied" and post.last_sent_ns == post.begun_ns
+        post.fate = "refused" if is_certain else "unknown"
     elif kind != "lost":
         raise ValueError(f"no such event: {kind}")
+
+
+def _offsets(event: dict[str, Any]) -> tuple[Seen, ...]:
+    return tuple(Seen(offset, timestamp) for offset, timestamp in event["offsets"])

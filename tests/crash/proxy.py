@@ -19,12 +19,14 @@ Tamper = Callable[[Connection, Message], Message]
 """Takes the way to the server and a post to tamper with; returns the answer for the client."""
 
 EVERY_NTH = 10
+_PASSED_ON = ("idempotency-key", "if-next-offset")
 
 
 def forward(server: Connection, request: Message) -> Message:
     """Pass a request on unchanged."""
     method, target, _ = request.start.split(" ", 2)
-    return server.request(method, target, request.body or None)
+    headers = {name: value for name, value in request.headers.items() if name in _PASSED_ON}
+    return server.request(method, target, request.body or None, headers)
 
 
 def forge_an_acknowledgement(server: Connection, request: Message) -> Message:
@@ -48,6 +50,13 @@ def flip_a_byte(server: Connection, request: Message) -> Message:
     body = json.loads(request.body)
     value = body["records"][1]["value"]
     body["records"][1]["value"] = ("X" if value[0] != "X" else "Y") + value[1:]
+    return forward(server, Message(request.start, request.headers, json.dumps(body).encode()))
+
+
+def swap_two_records(server: Connection, request: Message) -> Message:
+    """Store the first two records of the post in the wrong order."""
+    body = json.loads(request.body)
+    body["records"][:2] = body["records"][1::-1]
     return forward(server, Message(request.start, request.headers, json.dumps(body).encode()))
 
 
@@ -121,8 +130,11 @@ class TamperingProxy:
             thread.start()
 
     def _serve(self, client: socket.socket) -> None:
-        with client, client.makefile("rb") as requests, Connection(self._server_port) as server:
-            self._exchange(client, requests, server)
+        try:
+            with client, client.makefile("rb") as requests, Connection(self._server_port) as server:
+                self._exchange(client, requests, server)
+        except ConnectionLostError:  # there is no server any more
+            pass
 
     def _exchange(self, client: socket.socket, requests: BinaryIO, server: Connection) -> None:
         try:
@@ -133,7 +145,7 @@ class TamperingProxy:
             pass
 
     def _is_due(self, request: Message) -> bool:
-        if not request.start.startswith("POST ") or len(json.loads(request.body)["records"]) < 2:
+        if not request.start.startswith("POST /topics/") or len(json.loads(request.body)["records"]) < 2:
             return False
         with self._lock:
             self._posts += 1

@@ -6,6 +6,7 @@ Only the process started here is ever signalled, by its own pid. Leaving the con
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
 import signal
@@ -43,6 +44,22 @@ def flashq_command(
     ]
 
 
+_IN_A_HURRY = """
+import sys
+from flashq.broker.retention import RetentionThread
+from flashq.cli.main import main
+from flashq.storage.file import consumer_group
+RetentionThread.__init__.__defaults__ = (0.1,)
+consumer_group._COMPACT_BYTES = 8192
+sys.exit(main())
+"""
+
+
+def in_a_hurry(command: list[str]) -> list[str]:
+    """The same server, with retention at work ten times a second and files of groups compacted at 8 KiB."""
+    return [sys.executable, "-c", _IN_A_HURRY, *command[1:]]
+
+
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody listened on a moment ago."""
     with socket.socket() as probe:
@@ -78,6 +95,8 @@ class ServerProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
         self.starts = 0
+        self.status: int | None = None
+        """Of a server that ended by itself or by SIGTERM; negative for a signal."""
         self.start_duration_s = 0.0
         """Of the latest start that came to its end."""
 
@@ -128,19 +147,20 @@ class ServerProcess:
     def kill(self) -> None:
         """SIGKILL, then wait until the process is gone and its descriptors with it."""
         process, self._process = self._running(), None
-        process.kill()
+        self._signal(process.pid, signal.SIGKILL)
         process.wait()
 
     def stop(self) -> None:
         """SIGTERM; raises ServerFailedError unless the process ends with status 0 in time."""
         process = self._running()
-        process.send_signal(signal.SIGTERM)
+        self._signal(process.pid, signal.SIGTERM)
         try:
             status = process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.kill()
             raise ServerFailedError(f"still running {STOP_TIMEOUT_S} s after SIGTERM\n{self.output_tail()}") from None
         self._process = None
+        self.status = status
         if status != 0:
             raise ServerFailedError(f"status {status} after SIGTERM\n{self.output_tail()}")
 
@@ -150,6 +170,19 @@ class ServerProcess:
 
     def output_tail(self) -> str:
         return self._output.read_text(errors="replace")[-4000:] if self._output.exists() else ""
+
+    def _signal(self, pid: int, number: signal.Signals) -> None:
+        for server in self._server_pids(pid):
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and its tracer is about to
+                os.kill(server, number)
+
+    def _server_pids(self, pid: int) -> list[int]:
+        """The server itself: a tracer that dies leaves it running, and ends with it."""
+        if self._command[0] != "strace":
+            return [pid]
+        with contextlib.suppress(FileNotFoundError):
+            return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return []
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -163,4 +196,5 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             return
         self._process = None
+        self.status = status
         raise ServerFailedError(f"the server ended by itself with status {status}\n{self.output_tail()}")

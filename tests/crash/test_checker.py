@@ -10,26 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.checker import Broken, check
+from tests.crash.checker import check
 from tests.crash.fake_server import fake_command
-from tests.crash.history import (
-    Commit,
-    CommittedRead,
-    History,
-    HistoryFile,
-    Identity,
-    Post,
-    Read,
-    Seen,
-    SentRecord,
-    StoredRecord,
-    TopicEvent,
-    digest,
-    make_record,
-    read_history,
-    read_identity,
-)
-from tests.crash.kill_loop import load_process, read_back, wait_until_ended
+from tests.crash.history import Change, Cut, History, HistoryFile, Post, Read, Repeat, Sight, read_history
 from tests.crash.proxy import (
     Tamper,
     TamperingProxy,
@@ -40,8 +23,12 @@ from tests.crash.proxy import (
     forge_an_acknowledgement,
     forward,
     refuse_what_was_stored,
+    swap_two_records,
 )
+from tests.crash.records import Identity, Seen, SentRecord, StoredRecord, digest, make_record, read_identity
+from tests.crash.rounds import load_process, read_back, wait_until_ended
 from tests.crash.server_process import ServerProcess, flashq_command
+from tests.crash.violations import Broken
 
 RUN = "run"
 KILLED_NS = 450
@@ -63,6 +50,7 @@ class Case:
             acknowledged = self.store(post)
             if client == "a":
                 post.fate, post.ended_ns, post.acknowledged = "acknowledged", post.begun_ns + 50, acknowledged
+                post.status = 200
         refused = self.send("b", 1, begun_ns=600)
         refused.fate, refused.ended_ns, refused.status, refused.outcome = "refused", 650, 400, "not_applied"
         self.send("b", 2, begun_ns=700)
@@ -92,7 +80,7 @@ class Case:
         self.stored = [replace(record, offset=offset) for offset, record in enumerate(self.stored)]
 
     def broken(self) -> set[Broken]:
-        return {violation.broken for violation in check(self.history, self.stored)}
+        return {violation.broken for violation in check(self.history, self.stored, window_s=1.0)}
 
 
 def stored_record(offset: int, timestamp: str, record: SentRecord) -> StoredRecord:
@@ -288,24 +276,85 @@ def refuse_without_an_outcome(case: Case) -> None:
 
 
 def topic_gone(case: Case) -> None:
-    case.history.topics += [TopicEvent("t", exists=True, seen=False), TopicEvent("t", exists=False, seen=True)]
+    case.history.things["topic t"] = [changed(0, 10), Sight(None, 20)]
 
 
 def topic_back(case: Case) -> None:
-    case.history.topics += [
-        TopicEvent("t", exists=True, seen=False),
-        TopicEvent("t", exists=False, seen=False),
-        TopicEvent("t", exists=True, seen=True),
-    ]
+    case.history.things["topic t"] = [changed(0, 10), changed(None, 20), Sight(0, 30)]
+
+
+def deleted_group_back_later(case: Case) -> None:
+    """The deletion was not answered; the group was found gone, and then it was there."""
+    deleting = Change(None, 30, is_durable=True)
+    case.history.things["group g"] = [changed(0, 10), changed(3, 20), deleting, Sight(None, 40), Sight(3, 50)]
 
 
 def commit_forgotten(case: Case) -> None:
-    case.history.commits += [Commit("g", 3, 10, acknowledged=True), Commit("g", 6, 20, acknowledged=True)]
-    case.history.committed_reads.append(CommittedRead("g", 30, 3))
+    case.history.things["group g"] = [changed(0, 5), changed(3, 10), changed(6, 20), Sight(3, 30)]
 
 
 def commit_invented(case: Case) -> None:
-    case.history.committed_reads.append(CommittedRead("g", 30, 3))
+    case.history.things["group g"] = [changed(0, 5), Sight(3, 30)]
+
+
+def refused_commit_there(case: Case) -> None:
+    refused = Change(3, 10, is_durable=False, ended_ns=15, fate="refused")
+    case.history.things["group g"] = [changed(0, 5), refused, Sight(3, 30)]
+
+
+def changed(value: int | None, begun_ns: int) -> Change:
+    is_durable = value is None or value == 0
+    return Change(value, begun_ns, is_durable, ended_ns=begun_ns + 1, fate="acknowledged")
+
+
+def stored_elsewhere(case: Case) -> None:
+    """b#0, which was not answered, asked for offset 8 and is at 9."""
+    case.history.posts["b", 0].at = 8
+
+
+def repeated_differently(case: Case) -> None:
+    post = case.history.posts["a", 2]
+    post.repeats.append(Repeat(380, tuple(replace(seen, offset=seen.offset + 9) for seen in post.acknowledged)))
+
+
+def lose_power(case: Case, survived: int, *, begun_ns: int = 800, epoch: int = 1) -> None:
+    """Everything from this offset on went with a power cut that may take it."""
+    case.history.cuts.append(Cut(begun_ns, survived, epoch))
+    del case.stored[survived:]
+
+
+def lose_half_a_post(case: Case) -> None:
+    lose_power(case, 13)
+
+
+def lose_what_asked_for_its_fsync(case: Case) -> None:
+    case.history.posts["a", 3].is_durable = True
+    lose_power(case, 12)
+
+
+def lose_what_is_too_old(case: Case) -> None:
+    lose_power(case, 12, begun_ns=550 + 2_000_000_000)
+
+
+def come_back_after_a_loss(case: Case) -> None:
+    post = case.history.posts["a", 3]
+    lose_power(case, 12)
+    case.store(post)
+
+
+def lose_what_an_earlier_cut_had_left(case: Case) -> None:
+    case.history.cuts.append(Cut(460, 12, 1))
+    lose_power(case, 9, epoch=2)
+
+
+def keep_the_epoch(case: Case) -> None:
+    case.history.cuts.append(Cut(700, 15, 1))
+    lose_power(case, 15)
+
+
+def lose_the_topic(case: Case) -> None:
+    lose_power(case, 0)
+    case.history.cuts[0].survived = -1
 
 
 CONTROLS: list[tuple[Callable[[Case], None], Broken]] = [
@@ -347,10 +396,21 @@ CONTROLS: list[tuple[Callable[[Case], None], Broken]] = [
     (acknowledge_too_few, Broken.MALFORMED),
     (acknowledge_none, Broken.MALFORMED),
     (refuse_without_an_outcome, Broken.MALFORMED),
-    (topic_gone, Broken.TOPIC),
-    (topic_back, Broken.TOPIC),
+    (topic_gone, Broken.PRESENCE),
+    (topic_back, Broken.PRESENCE),
+    (deleted_group_back_later, Broken.PRESENCE),
+    (lose_the_topic, Broken.PRESENCE),
     (commit_forgotten, Broken.COMMIT_LOST),
     (commit_invented, Broken.COMMIT_LOST),
+    (refused_commit_there, Broken.COMMIT_LOST),
+    (stored_elsewhere, Broken.CONDITION),
+    (repeated_differently, Broken.REPEATED),
+    (lose_half_a_post, Broken.TORN),
+    (lose_what_asked_for_its_fsync, Broken.WINDOW),
+    (lose_what_is_too_old, Broken.WINDOW),
+    (lose_what_an_earlier_cut_had_left, Broken.WINDOW),
+    (come_back_after_a_loss, Broken.REFUSED_PRESENT),
+    (keep_the_epoch, Broken.EPOCH),
 ]
 
 
@@ -387,11 +447,47 @@ def test_concurrent_posts_may_be_stored_in_either_order() -> None:
     assert case.broken() == set()
 
 
-def test_a_commit_without_an_answer_may_be_there_or_not() -> None:
+def test_a_change_without_an_answer_may_be_there_or_not() -> None:
     case = Case()
-    case.history.commits += [Commit("g", 3, 10, acknowledged=True), Commit("g", 6, 20)]
-    case.history.committed_reads += [CommittedRead("g", 30, 3), CommittedRead("g", 40, 6)]
+    for seen in (3, 6):
+        unanswered = Change(6, 20, is_durable=False)
+        case.history.things["group g"] = [changed(0, 5), changed(3, 10), unanswered, Sight(seen, 30)]
+        assert case.broken() == set()
+
+
+def test_a_power_cut_may_take_the_end_of_the_log_where_the_mode_says_so() -> None:
+    case = Case()
+    lose_power(case, 12)
+    case.history.things["group g"] = [changed(0, 5), changed(3, 10), changed(6, 20), Sight(3, 900)]
     assert case.broken() == set()
+
+
+def test_a_topic_that_nobody_was_told_of_may_go_with_a_power_cut() -> None:
+    history = History(cuts=[Cut(100, -1, -1)], reads=[Read("c", 110, 115, 0, 404, (), 0, 0)])
+    assert check(history, []) == []
+
+
+def test_an_answer_that_arrives_after_the_cut_began_says_nothing() -> None:
+    case = Case()
+    case.history.cuts.append(Cut(540))  # a#3 was answered at 550
+    case.history.reads.append(case.read(from_offset=12, count=3, begun_ns=535, high_water_mark=15))
+    del case.stored[12:]
+    case.history.things["group g"] = [changed(0, 5), Change(3, 530, False, 545, "acknowledged"), Sight(0, 900)]
+    assert case.broken() == set()
+
+
+def test_what_was_answered_before_the_cut_is_a_promise() -> None:
+    case = Case()
+    case.history.cuts.append(Cut(560))
+    del case.stored[12:]
+    assert case.broken() == {Broken.LOST}
+
+
+def test_retention_takes_whole_posts_from_the_start_and_nothing_else() -> None:
+    case = Case()
+    assert check(case.history, case.stored[3:], log_start=3) == []
+    torn = {violation.broken for violation in check(case.history, case.stored[3:8] + case.stored[9:], log_start=3)}
+    assert torn >= {Broken.HOLE, Broken.LOST}
 
 
 def test_a_value_says_who_sent_it_until_a_character_changes() -> None:
@@ -411,40 +507,46 @@ def test_null_empty_and_absent_parts_have_different_digests() -> None:
 def test_a_history_file_gives_back_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     read = Read("c0", 10, 20, 0, 200, (Seen(0, "2026-05-01T00:00:00.000Z", "d0"),), 1, 1)
+    first = (0, "2026-05-01T00:00:00.000Z")
     with HistoryFile(path) as file:
-        file.post_begins("a", 0, RUN, ["d0"])
-        file.post_begins("a", 1, RUN, ["d1"])
-        file.post_begins("a", 2, RUN, ["d2"])
-        file.post_begins("a", 3, RUN, ["d3"])
-        file.post_begins("a", 4, RUN, ["d4"])
-        file.post_acknowledged("a", 0, [(0, "2026-05-01T00:00:00.000Z")])
+        for sequence in range(5):
+            file.post_begins("a", sequence, RUN, [f"d{sequence}"], at=sequence, is_keyed=sequence in (0, 3))
+        file.post_acknowledged("a", 0, [first])
+        file.post_again("a", 0)
+        file.post_acknowledged("a", 0, [first])
         file.post_refused("a", 1, 400, "not_applied")
         file.post_refused("a", 2, 503, "unknown")
         file.post_lost("a", 3)
+        file.post_again("a", 3)
+        file.post_refused("a", 3, 503, "not_applied")
         file.read_answered(read)
-        file.commit_begins("g", 1)
-        file.commit_acknowledged("g", 1)
-        file.commit_begins("g", 2)
-        file.committed_offset_read("g", 30, 1)
-        file.topic_exists("t", True, seen=False)
+        file.change_begins("group g", 0, is_durable=True)
+        file.change_answered("group g", is_done=True)
+        file.change_begins("group g", 2, is_durable=False)
+        file.change_answered("group g", is_done=False)
+        file.change_begins("group g", None, is_durable=True)
+        file.thing_seen("group g", 0)
+        file.power_cut_begins()
         file.server_killed()
+        file.power_cut_survived(1, 7)
     history = read_history(path)
-    fates = [post.fate for post in history.posts.values()]
-    assert fates == ["acknowledged", "refused", "unknown", "unknown", "unknown"]
-    assert history.posts["a", 0].acknowledged == (Seen(0, "2026-05-01T00:00:00.000Z"),)
-    assert [post.ended_ns is None for post in history.posts.values()] == [False, False, False, False, True]
+    posts = list(history.posts.values())
+    assert [post.fate for post in posts] == ["acknowledged", "refused", "unknown", "unknown", "unknown"]
+    assert posts[0].acknowledged == posts[0].repeats[0].offsets == (Seen(*first),)
+    assert [post.ended_ns is None for post in posts] == [False, False, False, False, True]
+    assert [(post.at, post.is_keyed, post.is_durable) for post in posts[:2]] == [(0, True, False), (1, False, False)]
     assert history.reads == [read]
-    assert [(commit.offset, commit.acknowledged) for commit in history.commits] == [(1, True), (2, False)]
-    assert history.committed_reads == [CommittedRead("g", 30, 1)]
-    assert history.topics == [TopicEvent("t", exists=True, seen=False)]
+    life = [(e.value, e.fate) if isinstance(e, Change) else e.value for e in history.things["group g"]]
+    assert life == [(0, "acknowledged"), (2, "refused"), (None, "unknown"), 0]
     assert len(history.kills_ns) == 1
+    assert [(cut.survived, cut.epoch) for cut in history.cuts] == [(1, 7)]
 
 
 @pytest.mark.parametrize(
     "lines",
     [
         '{"event":"lost","client":"a","sequence":0,"at_ns":1}\n',
-        '{"event":"post","client":"a","sequence":0,"run":"r","digests":[],"at_ns":1}\n' * 2,
+        '{"event":"post","client":"a","sequence":0,"run":"r","digests":[],"asked":{},"at_ns":1}\n' * 2,
         '{"event":"post","client":"a"',
     ],
 )
@@ -474,6 +576,7 @@ def server_port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         (forward, None),
         (forge_an_acknowledgement, Broken.LOST),
         (double_a_post, Broken.DOUBLED),
+        (swap_two_records, Broken.MOVED),
         (flip_a_byte, Broken.DAMAGED),
         (drop_a_record, Broken.LOST),
         (answer_with_another_timestamp, Broken.RETIMED),
@@ -488,7 +591,7 @@ def test_what_a_proxy_tampers_with_between_load_and_server_is_named(
     with HistoryFile(path) as history:
         with TamperingProxy(server_port, tamper) as proxy:
             options = {"port": proxy.port, "topic": topic, "history": path, "run": RUN, "prefix": "", "seed": 5}
-            with load_process({**options, "posts": 40, "producers": 2}) as load:
+            with load_process({**options, "posts": 40, "producers": 2, "plain": True}) as load:
                 wait_until_ended(load)
         stored = read_back(server_port, topic, history, random.Random(5))
     recorded = read_history(path)

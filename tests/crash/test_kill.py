@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.crash.checker import Broken
 from tests.crash.fake_server import fake_command
-from tests.crash.kill_loop import Plan, run_rounds
+from tests.crash.rounds import Plan, run_rounds
 from tests.crash.server_process import flashq_command
+from tests.crash.violations import Broken
 
 SYNC_MODES = ("always", "periodic", "never")
+PARTS = 4
+"""Of the many rounds, so that a part of them can be run alone."""
 QUICK = Plan(rounds=3, ends_in_good_order=False, tears=True)
-UNTIL_FOUND = Plan(rounds=20, has_bystanders=False)
+UNTIL_FOUND = Plan(rounds=20, is_plain=True)
 """More than enough for a kill to come after a fault has begun; the first violation ends the rounds."""
 
 
-@pytest.fixture
-def seed() -> int:
-    """FLASHQ_CRASH_SEED when set, to send and kill as an earlier run did; else a new one, printed."""
-    chosen = os.environ.get("FLASHQ_CRASH_SEED")
-    number = int(chosen) if chosen else random.SystemRandom().randrange(1 << 32)
-    print(f"FLASHQ_CRASH_SEED={number}")
-    return number
-
-
-def kill_flashq(sync_mode: str, plan: Plan, seed: int, directory: Path) -> None:
+def kill_flashq(sync_mode: str, plan: Plan, seed: int, directory: Path, tell: Callable[[str], None]) -> None:
     summary = run_rounds(
         sync_mode, lambda data_dir: flashq_command(data_dir, sync_mode=sync_mode), plan, seed, directory
     )
-    print(summary)
+    tell(str(summary))
     assert not summary.violations, summary.report()
     assert summary.rounds == plan.rounds
     assert summary.torn_tails >= summary.tails_torn, f"a torn tail was not kept: {summary}"
@@ -42,26 +34,20 @@ def kill_flashq(sync_mode: str, plan: Plan, seed: int, directory: Path) -> None:
 def test_nothing_acknowledged_or_read_is_lost_when_the_server_is_killed_under_load(
     sync_mode: str, seed: int, tmp_path: Path
 ) -> None:
-    kill_flashq(sync_mode, QUICK, seed, tmp_path)
+    kill_flashq(sync_mode, QUICK, seed, tmp_path, print)
 
 
 @pytest.mark.crash
-@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("part", range(1, PARTS + 1))
 @pytest.mark.parametrize("sync_mode", SYNC_MODES)
 def test_nothing_acknowledged_or_read_is_lost_over_many_kills_under_load(
-    sync_mode: str, seed: int, tmp_path: Path
+    sync_mode: str, part: int, seed: int, rounds: int, tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
-    """FLASHQ_CRASH_ROUNDS changes the number of rounds."""
-    kill_flashq(
-        sync_mode,
-        Plan(int(os.environ.get("FLASHQ_CRASH_ROUNDS", "50")), longest_load_s=2.0, tears=True),
-        seed,
-        tmp_path,
-    )
+    kill_flashq(sync_mode, Plan(rounds // PARTS, longest_load_s=1.0, tears=True), seed, tmp_path, tell)
 
 
 def test_kill_rounds_find_nothing_wrong_with_an_honest_server(seed: int, tmp_path: Path) -> None:
-    summary = run_rounds("honest", fake_command, Plan(rounds=2, has_bystanders=False), seed, tmp_path)
+    summary = run_rounds("honest", fake_command, Plan(rounds=2, is_plain=True), seed, tmp_path)
     assert not summary.violations, summary.report()
     assert summary.posts["acknowledged"] > 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -45,9 +46,12 @@ class Message:
             raise NotHTTPError(f"{self.start!r} with a body that is not JSON: {self.body[:200]!r}") from error
 
 
-def encode_request(method: str, target: str, host: str, body: object = None) -> bytes:
+def encode_request(
+    method: str, target: str, host: str, body: object = None, headers: Mapping[str, str] | None = None
+) -> bytes:
     """The bytes of one request; a body other than None is sent as JSON."""
-    head = f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n"
+    fields = {"Host": host, **(headers or {})}
+    head = f"{method} {target} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     if body is None:
         return f"{head}\r\n".encode()
     content = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
@@ -127,9 +131,9 @@ class Connection:
         self._stream.close()
         self._socket.close()
 
-    def encode(self, method: str, target: str, body: object = None) -> bytes:
+    def encode(self, method: str, target: str, body: object = None, headers: Mapping[str, str] | None = None) -> bytes:
         """A request for this server, to be sent later and perhaps together with others."""
-        return encode_request(method, target, self._host, body)
+        return encode_request(method, target, self._host, body, headers)
 
     def send(self, requests: bytes) -> None:
         try:
@@ -151,6 +155,8 @@ class Connection:
             raise ConnectionLostError("the connection was closed before the answer")
         return answer
 
-    def request(self, method: str, target: str, body: object = None) -> Message:
-        self.send(self.encode(method, target, body))
+    def request(
+        self, method: str, target: str, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> Message:
+        self.send(self.encode(method, target, body, headers))
         return self.receive()

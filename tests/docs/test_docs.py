@@ -63,6 +63,23 @@ def test_the_embedded_example_of_the_readme_prints_what_it_shows(tmp_path: Path)
     assert (ran.stdout, ran.stderr) == (shown, "")
 
 
+def test_the_readme_fits_on_a_page_and_its_figures_are_those_of_the_page_on_performance() -> None:
+    readme = ROOT / "README.md"
+    assert len(readme.read_text(encoding="utf-8").splitlines()) <= 90
+    figures = re.findall(r"\d[\d,.]*(?= (?:records/s|requests/s|MB|s)\b)", section(readme, "Figures"))
+    assert len(figures) == 6
+    measured = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert [figure for figure in figures if figure not in measured] == []
+
+
+def test_every_page_is_in_the_list_of_pages() -> None:
+    listed = {(ROOT / "docs" / link).resolve() for link in _LINK.findall((ROOT / "docs" / "README.md").read_text())}
+    pages = {
+        page for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "decisions" and page.name != "README.md"
+    }
+    assert pages <= listed
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed, so its examples cannot be run")
 @pytest.mark.parametrize("name", ["README.md", "docs/http-api.md"])
 def test_every_curl_example_answers_what_it_shows(name: str, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def without_times(text: str) -> list[str]:
     """Lines with every time replaced, and the fields of a head in order of name."""
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "TIME", text.replace("\r", ""))
     text = re.sub(r'"(timestamp|uptime|behind_s)":[\d.]+', r'"\1":0', text)
-    text = re.sub(r" *\b\d+s\b *", " SPAN ", text)
+    text = re.sub(r" *\b(\d+s|\d+m( \d+s)?)\b *", " SPAN ", text)
     head, empty, body = text.rpartition("\n\n")
     return [*sorted(head.splitlines()), empty, *body.strip().splitlines()]
 

@@ -54,10 +54,16 @@ class Later:
         self.waiting: list[tuple[str, Deferred]] = []
         self.abandoned: list[str] = []
         self.answers_on_drain = False
+        self.turns = 0
+
+    def _take_turn(self) -> None:
+        self.turns += 1
 
     def __call__(self, request: Request) -> Deferred:
         path = request.path
         deferred = Deferred(on_abandon=lambda: self.abandoned.append(path))
+        if path == "/alone":
+            deferred.alone, deferred.on_turn = True, self._take_turn
         if self.answers_on_drain:
             deferred.on_drain = lambda: deferred.send(Response(200, b"early"))
         self.waiting.append((path, deferred))
@@ -197,6 +203,25 @@ def test_answers_given_out_of_order_go_out_in_order(new_loop: Callable[[], async
         for number in (3, 1, 4, 0, 2):
             served.call(later.waiting[number][1].send, Response(200, b"%d" % number))
         assert [body for _, body in receive_answers(client, 5)] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["in one go", "one by one"])
+def test_what_changes_what_others_meet_is_done_after_those_before_it_and_before_those_behind_it(at_once: bool) -> None:
+    later = Later()
+    with serving(later) as served, served.connect() as client:
+        requests = [
+            b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n" % name for name in (b"0", b"1", b"alone", b"2", b"alone", b"3")
+        ]
+        for request in [b"".join(requests)] if at_once else requests:
+            client.sendall(request)
+            time.sleep(0.02)
+        for begun, turns, answered in ((3, 0, [1, 0]), (3, 1, [2]), (5, 1, [3]), (5, 2, [4]), (6, 2, [5])):
+            assert eventually(lambda seen=(begun, turns): (len(later.waiting), later.turns) == seen)  # type: ignore[misc]
+            time.sleep(0.05)
+            assert (len(later.waiting), later.turns) == (begun, turns)
+            for number in answered:
+                served.call(later.waiting[number][1].send, Response(200, b"%d" % number))
+        assert [body for _, body in receive_answers(client, 6)] == [b"%d" % number for number in range(6)]
 
 
 def test_a_deferred_answer_cannot_be_given_twice() -> None:

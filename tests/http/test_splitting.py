@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flashq.http.head import Limits
 from flashq.http.listener import HttpServer
-from flashq.http.message import Deferred, Request, Response
+from flashq.http.message import Deferred, Request, Response, StreamSource
 from flashq.http.protocol import Connection
 from tests.http.test_defences import ACCEPTED, REFUSED
 
@@ -51,8 +51,18 @@ class Wire(asyncio.Transport):
         pass
 
 
+class Twice(StreamSource):
+    """The same chunk two times."""
+
+    def __init__(self, chunk: bytes) -> None:
+        self._chunks = [chunk, chunk]
+
+    def next_chunk(self) -> bytes | None:
+        return self._chunks.pop() if self._chunks else None
+
+
 class Handler:
-    """Echoes; every third request is answered after the next one, every seventh raises."""
+    """Echoes; every third request is answered after the next one, every fifth by a stream, every seventh raises."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -63,7 +73,8 @@ class Handler:
         if self.count % 7 == 0:
             raise ValueError
         said = f"{request.method} {request.path}?{request.query} {request.headers}".encode() + request.body
-        answer = Response(200, said, b"text/plain")
+        stream = Twice(said) if self.count % 5 == 0 else None
+        answer = Response(200, said, b"text/plain", stream=stream)
         if self.count % 3:
             return answer
         deferred = Deferred()

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.crash.checker import Violation, check
-from tests.crash.history import HistoryFile, StoredRecord, read_history
-from tests.crash.kill_loop import load_process, wait_until_loading
+from tests.crash.checker import check
+from tests.crash.history import HistoryFile, read_history
 from tests.crash.load import read_page
+from tests.crash.records import StoredRecord
+from tests.crash.rounds import load_process, wait_until_loading
+from tests.crash.violations import Violation
 from tests.crash.wire import Connection
 from tests.kafka.cluster import Cluster
 from tests.server.running import Process

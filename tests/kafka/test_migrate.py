@@ -11,6 +11,7 @@ import pytest
 from flashq import FlashQ, Record
 from flashq.broker.migrate import migrate_topic
 from flashq.errors import NotMigrated
+from flashq.storage.interface import by_id
 from tests.kafka.clean import emptied
 from tests.kafka.cluster import Cluster
 from tests.server.running import SCRIPT
@@ -42,7 +43,7 @@ def content(flashq: FlashQ) -> dict[str, Any]:
     }
     groups: dict[str, Any] = {}
     for name in flashq.consumer_groups():
-        stands = flashq.group(name).stands(flashq.logs())
+        stands = flashq.group(name).stands(by_id(flashq.logs()))
         groups[name] = {log.name: (at.offset, at.timestamp_ms, at.metadata) for log, at in stands}
     return {"topics": topics, "groups": groups}
 

@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError
 
 from flashq import ConfigurationError, FlashQ
 from flashq.batch import Batch, encode, encode_stored, hash_of_key
-from flashq.broker.polled import offset_after
+from flashq.broker.decoding import offset_after
 from flashq.storage.kafka.cache import Cache
 from flashq.storage.kafka.config import KafkaConfig, read_config_file
 from flashq.storage.kafka.errors import refused

@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -47,14 +48,23 @@ class Answer:
 
 
 def ask(
-    port: int, method: str, target: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    port: int,
+    method: str,
+    target: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    *,
+    until: re.Pattern[str] | None = None,
 ) -> Answer:
-    """One request on a connection of its own."""
+    """One request on a connection of its own; the answer is read to its end, or `until` something has come."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_TIMEOUT_S)
     try:
         connection.request(method, target, body, dict(headers or {}))
         answer = connection.getresponse()
-        return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+        read = answer.read() if until is None else b""
+        while until is not None and not until.search(read.decode()) and (more := answer.read1()):
+            read += more
+        return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, read)
     finally:
         connection.close()
 
@@ -106,9 +116,15 @@ class Process:
     # -- talking to it
 
     def ask(
-        self, method: str, target: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        target: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        until: re.Pattern[str] | None = None,
     ) -> Answer:
-        return ask(self.port, method, target, body, headers)
+        return ask(self.port, method, target, body, headers, until=until)
 
     def connect(self) -> Connection:
         """A keep-alive connection that can have several requests in flight."""

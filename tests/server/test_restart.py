@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from base64 import b64decode, b64encode
@@ -11,7 +12,7 @@ from typing import Any
 import flashq
 from flashq.broker.flashq import FlashQ
 from flashq.record import Record
-from tests.server.running import Process, serving
+from tests.server.running import JSON, Process, serving
 
 ROOT = Path(__file__).parents[2]
 MAX_BYTES = 8 * 1024 * 1024
@@ -142,6 +143,33 @@ def test_damage_is_told_health_is_degraded_and_the_rest_works(tmp_path: Path) ->
         assert server.post("good", "v")[0]["offset"] == 1
         assert server.stop() == 0
     assert segment.read_bytes() == damaged, "nothing is cut"
+
+
+def test_a_topic_that_cannot_be_read_is_named_as_such_and_never_shown_with_zeros(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    commit = json.dumps({"offset": 1}).encode()
+    with serving(data_dir) as server:
+        for topic in ("bad", "good"):
+            server.post(topic, "v")
+        server.ask("POST", "/consumer/g")
+        assert server.ask("POST", "/consumer/g/topics/good/offset", commit, JSON).status == 200
+    (data_dir / "topics" / "bad" / "topic.json").write_bytes(b"{")
+    with serving(data_dir) as server:
+        listed = server.ask("GET", "/topics").json()
+        assert [topic["name"] for topic in listed["topics"]] == ["good"]
+        assert listed["unreadable"] == ["bad"]
+        for line in (
+            "GET /topics/bad",
+            "PUT /topics/bad",
+            "GET /topics/bad/records",
+            "GET /consumer/g/topics/bad/offset",
+        ):
+            refused = server.ask(*line.split())  # type: ignore[arg-type]
+            assert (refused.status, refused.json()["error"]) == (500, "data_corruption"), line
+        assert [topic["topic"] for topic in server.ask("GET", "/consumer/g").json()["topics"]] == ["good"]
+        assert server.ask("GET", "/health").json()["status"] == "degraded"
+        assert server.ask("DELETE", "/topics/bad").status == 204
+        assert server.ask("GET", "/topics").json().keys() == {"topics"}
 
 
 def test_bytes_stored_by_an_embedding_program_are_served_in_base64_and_marked(tmp_path: Path) -> None:

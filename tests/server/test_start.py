@@ -125,6 +125,23 @@ def test_with_a_token_only_those_who_know_it_come_in(tmp_path: Path) -> None:
         assert "sesame" not in server.log()
 
 
+def test_flags_go_before_the_file_of_settings_and_a_token_may_come_from_a_file(tmp_path: Path) -> None:
+    settings, token = tmp_path / "flashq.toml", tmp_path / "token"
+    settings.write_text('insecure = true\nlog_level = "error"\nlog_format = "console"\nretention_ms = "7d"\n')
+    token.write_text("open-sesame\n")
+    token.chmod(0o600)
+    flags = ("--config", str(settings), "--no-insecure", "--log-level", "info", "--log-format", "json")
+    with serving(tmp_path / "data", *flags, "--token-file", str(token)) as server:
+        assert server.events("listening"), "a line that the level of the file would have left out, and in JSON"
+        known = {"Authorization": "Bearer open-sesame"}
+        assert server.ask("GET", "/topics").status == 401
+        assert server.ask("PUT", "/topics/t", b"{}", {**JSON, **known}).status == 201
+        assert server.ask("GET", "/topics/t", headers=known).json()["retention_ms"] == 7 * 86_400_000
+    with flashq("--data-dir", str(tmp_path / "no"), *flags, "--host", "0.0.0.0", log=tmp_path / "log") as refused:
+        assert refused.wait() == 2
+        assert "token" in refused.log()
+
+
 # -- what cannot start
 
 

@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from flashq import FlashQ
-from flashq.errors import StorageFull
+from flashq.batch import Batch, encode
+from flashq.errors import StorageFailed, StorageFull
+from flashq.record import NO_HEADERS
+from flashq.storage.file.disk import RESERVED_DESCRIPTORS, OpenFile
+from flashq.storage.file.flush import Flusher
+from flashq.storage.file.opening import create_topic
+from flashq.storage.interface import TopicConfig
+from flashq.testing.faulty_disk import FaultyDisk
+from tests.http.serving import eventually
 
 
 @contextmanager
@@ -68,6 +76,99 @@ def no_longer_whole(flashq: FlashQ) -> Iterator[None]:
     taken = spare.pop()
     yield
     del taken
+
+
+def test_there_may_be_more_logs_than_descriptors(tmp_path: Path) -> None:
+    with limited_to(64), FlashQ.open(tmp_path) as flashq:
+        most = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4, 32)
+        for at in range(60):
+            flashq.post_record(f"t{at}", "first")
+            flashq.create_consumer_group(f"g{at}")
+        for at in range(60):
+            flashq.commit_offset(f"g{at}", f"t{at}", 1)
+            assert flashq.post_record(f"t{at}", "second") == 1
+        flashq.post_record("last", "x")  # those that were in use when they were asked are asked again
+        assert eventually(lambda: held_in(tmp_path) <= most + 1 < 120)  # and the lock
+    with limited_to(64), FlashQ.open(tmp_path, sync_mode="never") as flashq:
+        for at in range(60):
+            assert flashq.post_record(f"t{at}", "third") == 2
+            assert [record.text for record in flashq.poll_records(f"t{at}")] == ["first", "second", "third"]
+            assert flashq.consumer_group_offset(f"g{at}", f"t{at}") == 1
+
+
+def test_a_log_that_rests_is_synced_first_and_wakes_with_the_next_write(tmp_path: Path) -> None:
+    disk = Counting()
+    flusher = Flusher("never", 10, 1.0)
+    log = create_topic(str(tmp_path), "t", TopicConfig(), disk=disk, flusher=flusher, epoch=0)
+    log.append(batch("one")).result()
+    assert not log.journal.rest(), "it has just been written to"
+    synced = disk.syncs
+    assert log.journal.rest()
+    assert (disk.syncs, log.durable_offset) == (synced + 1, 1)
+    assert log.journal.segment.file is None
+    log.append(batch("two")).result()
+    assert log.journal.segment.file is not None
+    assert [found.count for found in log.read(0)] == [1, 1]
+    log.close()
+    flusher.close()
+
+
+def test_a_file_that_somebody_else_has_changed_meanwhile_is_not_written_to(tmp_path: Path) -> None:
+    with FlashQ.open(tmp_path) as flashq:
+        flashq.post_record("t", "one")
+    with contextlib.suppress(StorageFailed), FlashQ.open(tmp_path) as flashq:
+        path = tmp_path / "topics/t/0/00000000000000000000.log"
+        changed = path.read_bytes() + b"x"
+        path.write_bytes(changed)
+        with pytest.raises(StorageFailed):
+            flashq.post_record("t", "two")
+        assert path.read_bytes() == changed
+
+
+def test_a_log_that_cannot_wake_refuses_the_post_and_takes_the_next(tmp_path: Path) -> None:
+    with FlashQ.open(tmp_path) as flashq:
+        for at in range(RESERVED_DESCRIPTORS + 1):
+            flashq.post_record(f"t{at}", "x")
+    with FlashQ.open(tmp_path) as flashq:
+        with no_descriptors_left():
+            for at in range(RESERVED_DESCRIPTORS):
+                assert flashq.post_record(f"t{at}", "y") == 1
+            with pytest.raises(StorageFull, match="close some connections") as refused:
+                flashq.post_record(f"t{RESERVED_DESCRIPTORS}", "y")
+            assert refused.value.outcome == "not_applied"
+        assert flashq.health().status == "healthy"
+        assert flashq.post_record(f"t{RESERVED_DESCRIPTORS}", "y") == 1
+
+
+@contextmanager
+def limited_to(descriptors: int) -> Iterator[None]:
+    """So many descriptors more than this process has now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(int(fd) for fd in os.listdir("/proc/self/fd")) + descriptors, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def held_in(directory: Path) -> int:
+    """The descriptors of files in a directory that this process holds."""
+    held = 0
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            held += os.readlink(f"/proc/self/fd/{fd}").startswith(str(directory))
+    return held
+
+
+class Counting(FaultyDisk):
+    syncs = 0
+
+    def sync(self, file: OpenFile) -> None:
+        self.syncs += 1
+
+
+def batch(value: str) -> Batch:
+    return encode([(None, value.encode(), NO_HEADERS)], 0)
 
 
 def test_closing_gives_the_reserve_back(tmp_path: Path) -> None:

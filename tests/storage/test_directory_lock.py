@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import stat
@@ -17,6 +18,7 @@ import pytest
 
 from flashq import DirectoryLocked, FlashQ
 from flashq.errors import DataCorruption, FlashQError
+from flashq.storage.file.directory_lock import LOCK_NAME, check_not_locked
 from flashq.storage.file.names import file_name
 
 HOLD = """
@@ -78,6 +80,15 @@ def test_a_second_opener_in_the_same_process_is_refused_until_the_first_has_clos
     with FlashQ.open(tmp_path), pytest.raises(DirectoryLocked):
         FlashQ.open(tmp_path)
     FlashQ.open(tmp_path).close()
+
+
+def test_a_starter_that_only_looks_is_not_taken_for_the_holder_by_another(tmp_path: Path) -> None:
+    FlashQ.open(tmp_path).close()
+    with (tmp_path / LOCK_NAME).open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        check_not_locked(str(tmp_path))
+    with FlashQ.open(tmp_path), pytest.raises(DirectoryLocked):
+        check_not_locked(str(tmp_path))
 
 
 def test_a_start_that_fails_lets_go_of_the_directory(tmp_path: Path) -> None:

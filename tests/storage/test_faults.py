@@ -549,6 +549,21 @@ def test_a_stop_on_a_full_disk_is_a_stop(rig: Callable[..., Rig]) -> None:
     assert it.log().epoch == 1
 
 
+@pytest.mark.parametrize(("fault", "error"), [(NO_SPACE, StorageFull), (BROKEN, StorageFailed)])
+@pytest.mark.parametrize("operation", ["write", "sync", "sync_directory"])
+def test_a_start_on_a_failing_disk_names_the_directory_and_can_be_tried_again(
+    rig: Callable[..., Rig], operation: str, fault: Fault, error: type[FlashQError]
+) -> None:
+    it = rig("periodic")
+    it.flashq.post_record("t", "kept")
+    it.flashq.close()
+    it.disk.decide = Nth(1, fault, operation)
+    with pytest.raises(error, match=f"the opening of {it.directory}"):
+        it._open(it.disk)
+    it.flashq = it._open(it.disk)
+    assert it.values() == [b"kept"]
+
+
 def test_an_interrupt_in_the_middle_of_a_write_or_sync_loses_no_offset_and_hangs_nobody(
     rig: Callable[..., Rig],
 ) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -23,15 +26,23 @@ from flashq.testing.faulty_disk import FaultyDisk
 
 
 class Loop:
-    """As much of an event loop as the engine knows: calls put off to the next tick, from this thread or another."""
+    """As much of an event loop as the engine needs: calls put off to the next tick, from this thread or another.
+
+    Without readers, so that threads sync.
+    """
 
     def __init__(self) -> None:
-        self.calls: deque[Callable[[], None]] = deque()
+        self.calls: deque[Callable[[], object]] = deque()
         self.woken = threading.Semaphore(0)
 
-    def call_soon(self, call: Callable[[], None]) -> None:
-        self.calls.append(call)
+    def call_soon(self, call: Callable[..., object], *args: Any, context: Any = None) -> Any:
+        self.calls.append(partial(call, *args))
         self.woken.release()
+
+    call_soon_threadsafe = call_soon
+
+    def add_reader(self, fd: int, callback: Callable[..., object]) -> None:
+        raise NotImplementedError
 
     def run_until(self, done: Callable[[], bool], timeout_s: float = 10) -> None:
         deadline = time.monotonic() + timeout_s
@@ -50,7 +61,7 @@ def test_on_a_loop_every_append_calls_back_on_the_loop_through_rolls_and_retenti
 ) -> None:
     backend = FileBackend(str(tmp_path), sync_mode=mode, disk=FaultyDisk())
     loop = Loop()
-    backend.drive_from_loop(loop.call_soon, loop.call_soon)
+    backend.drive_from_loop(cast(asyncio.AbstractEventLoop, loop))
     log, _ = backend.create_topic("t", TopicConfig(segment_bytes=1024, retention_ms=1 << 50))
     stop = threading.Event()
 

@@ -13,7 +13,7 @@ from flashq import __version__
 from flashq.api import schemas
 from flashq.api.errors import STATUS
 from flashq.api.operations import EVERYWHERE, JSON, NDJSON, OPERATIONS, Operation
-from flashq.record import MAX_IDEMPOTENCY_KEY_CHARS
+from flashq.names import MAX_IDEMPOTENCY_KEY_CHARS
 
 Document = dict[str, Any]
 

@@ -123,7 +123,7 @@ OPERATIONS: tuple[Operation, ...] = (
         path="/topics/{topic}",
         summary="Describe a topic: offsets, sizes, retention.",
         answers={200: _json(schemas.Topic)},
-        errors=("invalid_parameter", "topic_not_found"),
+        errors=("invalid_parameter", "topic_not_found", "data_corruption"),
     ),
     Operation(
         id="delete_topic",

@@ -117,9 +117,10 @@ class TopicSummary(msgspec.Struct):
 
 
 class Topics(msgspec.Struct):
-    """All topics by name."""
+    """All topics by name. `unreadable` names those whose files cannot be read, where there are any."""
 
     topics: list[TopicSummary]
+    unreadable: list[str] | UnsetType = UNSET
 
 
 class ConfigureTopic(msgspec.Struct, forbid_unknown_fields=True):

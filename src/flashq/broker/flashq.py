@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +10,8 @@ from types import TracebackType
 from typing import Self, TypedDict, TypeVar, Unpack
 
 from flashq.batch import MakeRecord, encode
-from flashq.broker.polled import Polled, PolledRecords, decode_range, offset_after
+from flashq.broker.decoding import decode_range, offset_after
+from flashq.broker.polled import Polled, PolledRecords
 from flashq.broker.reset import ResetTo, reset_target, whole
 from flashq.broker.retention import RetentionThread
 from flashq.broker.terms import Terms, append_on, check_terms, hash_idempotency_key
@@ -25,6 +25,7 @@ from flashq.errors import (
     TopicNotFound,
     ValidationError,
 )
+from flashq.names import check_name
 from flashq.record import MAX_VALUE_BYTES, NO_HEADERS, Postable, RecordWithOffset, Row, to_row
 from flashq.storage.backend import Health, StorageBackend
 from flashq.storage.extras import KAFKA_SCHEME, import_kafka
@@ -41,10 +42,7 @@ from flashq.storage.interface import (
 )
 from flashq.storage.memory import InMemoryBackend
 
-MAX_NAME_LENGTH = 255
 T = TypeVar("T")
-
-_NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,254}", re.ASCII)
 
 
 class TopicChanges(TypedDict, total=False):
@@ -471,18 +469,6 @@ class FlashQ:
     def _check_open(self) -> None:
         if self._closed:
             raise Closed("this FlashQ is closed; nothing was done")
-
-
-def check_name(kind: str, name: str) -> str:
-    """A valid name of a topic or group. Raises `InvalidParameter`."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in (".", ".."):  # type: ignore[redundant-expr]
-        shown = repr(name)[:60]
-        raise InvalidParameter(
-            f"{shown} is not a {kind} name: 1 to {MAX_NAME_LENGTH} of A-Z a-z 0-9 . _ -, "
-            "not beginning with -, not . or ..",
-            parameter=kind,
-        )
-    return name
 
 
 def _at_least(name: str, value: int, least: int) -> int:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from flashq.batch import BadFrame, Batch, Stored, decode, encode_stored
+from flashq.broker.decoding import undecodable
 from flashq.broker.flashq import FlashQ
-from flashq.broker.polled import undecodable
 from flashq.errors import NotMigrated
-from flashq.storage.interface import CommittedOffset, TopicLog
+from flashq.storage.interface import CommittedOffset, TopicLog, by_id
 
 READ_BYTES = 1024 * 1024
 POST_BYTES = 512 * 1024
@@ -56,7 +56,7 @@ def migrate_groups(source: FlashQ, target: FlashQ, topics: list[TopicLog]) -> in
     """Have every group stand where it stands, in these topics; how many offsets that were."""
     count = 0
     for name in source.consumer_groups():
-        stands = list(source.group(name).stands(topics))
+        stands = list(source.group(name).stands(by_id(topics)))
         if stands or not topics:
             target.create_consumer_group(name)
         for log, committed in stands:
@@ -82,7 +82,7 @@ def verify_topic(source: TopicLog, target: TopicLog, advance: Advance) -> None:
 def verify_groups(source: FlashQ, target: FlashQ, topics: list[TopicLog]) -> None:
     """Compare where groups stand. Raises `NotMigrated`."""
     for name in source.consumer_groups():
-        for log, committed in source.group(name).stands(topics):
+        for log, committed in source.group(name).stands(by_id(topics)):
             there = target.group(name).committed(target.log(log.name))
             if there is None or (there.offset, there.metadata) != (committed.offset, committed.metadata):
                 raise NotMigrated(

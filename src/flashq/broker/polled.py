@@ -1,15 +1,11 @@
-"""What a poll gives: records in order with the state of their topic, and how batches become them."""
+"""What a poll gives: records in order with the state of their topic."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from collections.abc import Iterable
 from typing import TypeVar
 
-from flashq.batch import BadFrame, Batch, MakeRecord, decode
-from flashq.errors import DataCorruption
 from flashq.record import RecordWithOffset
-from flashq.storage.interface import TopicLog
 
 T = TypeVar("T")
 Headers = dict[str, bytes] | None
@@ -37,52 +33,7 @@ class Polled(list[T]):
 PolledRecords = Polled[RecordWithOffset]
 
 
-def decode_range(
-    log: TopicLog, batches: Sequence[Batch], from_offset: int, stop: int, make: MakeRecord[T], max_bytes: int | None
-) -> list[T]:
-    """The records `[from_offset:stop)` of these batches, cut where they pass `max_bytes`, one at least."""
-    keep = make
-    sizes: list[int] = []
-    if max_bytes is not None and sum(len(batch.frame) for batch in batches) > max_bytes:
-
-        def keep(offset: int, timestamp_ms: int, key: bytes | None, value: bytes, headers: Headers) -> T:
-            sizes.append(content_bytes(key, value, headers))
-            return make(offset, timestamp_ms, key, value, headers)
-
-    records: list[T] = []
-    for batch in batches:
-        if batch.base_offset >= stop:
-            break
-        try:
-            records += decode(batch, keep, max(from_offset - batch.base_offset, 0), stop - batch.base_offset)
-        except BadFrame as error:
-            if records:
-                break
-            raise undecodable(log, batch.base_offset, error) from error
-    if max_bytes is not None and sizes:
-        within = sum(1 for total in accumulate(sizes) if total <= max_bytes)
-        return records[: max(within, 1)]
-    return records
-
-
-def offset_after(batches: Sequence[Batch], first: int, count: int) -> int:
-    """The offset after the last of `count` records from `first` on; between batches there may be holes."""
-    at = first
-    for batch in batches:
-        at = max(at, batch.base_offset)
-        taken = min(count, batch.next_offset - at)
-        at, count = at + taken, count - taken
-        if count == 0:
-            break
-    return at
-
-
 def content_bytes(key: bytes | None, value: bytes, headers: Headers) -> int:
     """What `max_bytes` counts of a record: key, value, names and values of headers."""
     in_headers = sum(len(name.encode()) + len(data) for name, data in headers.items()) if headers else 0
     return len(value) + len(key or b"") + in_headers
-
-
-def undecodable(log: TopicLog, offset: int, error: BadFrame) -> DataCorruption:
-    """The error of a batch whose frame is whole and whose records are not."""
-    return DataCorruption(f"topic {log.name} at offset {offset}: {error}", topic=log.name, offset=offset)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from flashq.batch import encode, hash_of_key
 from flashq.errors import InvalidParameter
-from flashq.record import MAX_IDEMPOTENCY_KEY_CHARS, Row
+from flashq.names import check_idempotency_key
+from flashq.record import Row
 from flashq.storage.backend import Condition, StorageBackend
 from flashq.storage.interface import Append, TopicLog
 
 _WHY_NOT = {"memory": "records are kept in memory", "kafka": "Kafka has no append on a condition"}
-_KEY = re.compile(rf"[!-~]{{1,{MAX_IDEMPOTENCY_KEY_CHARS}}}")
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -46,8 +45,4 @@ def append_on(terms: Terms, log: TopicLog, rows: Sequence[Row], timestamp_ms: in
 
 def hash_idempotency_key(key: str, parameter: str) -> bytes:
     """The hash of a good key. Raises `InvalidParameter`, which names `parameter`."""
-    if not isinstance(key, str) or not _KEY.fullmatch(key):  # type: ignore[redundant-expr]
-        raise InvalidParameter(
-            f"{parameter} must be 1 to {MAX_IDEMPOTENCY_KEY_CHARS} visible ASCII characters", parameter=parameter
-        )
-    return hash_of_key(key.encode("ascii"))
+    return hash_of_key(check_idempotency_key(key, parameter).encode("ascii"))

@@ -30,7 +30,10 @@ _VARIABLE: Final = "_FLASHQ_COMPLETE"
 
 
 def completion(shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument(help="Which shell it is for.")]) -> None:
-    """Print the script that makes a shell complete commands, options, and names of topics and groups."""
+    """Print the script that completes in a shell.
+
+    It completes commands, options, and the names of topics and groups.
+    """
     from flashq.cli.main import main
 
     os.environ[_VARIABLE] = f"source_{shell}"

@@ -35,6 +35,7 @@ def consume(
         str | None,
         typer.Option(
             "--group",
+            metavar="NAME",
             autocompletion=group_names,
             help="Begin where this group stands, and commit what is printed. Made if need be.",
         ),
@@ -49,8 +50,8 @@ def consume(
         ),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Go on with what is posted later, until Ctrl-C.")] = False,
-    max_: Annotated[int | None, typer.Option("--max", min=1, help="End after so many records.")] = None,
-    key: Annotated[str | None, typer.Option("--key", help="Only records with this key.")] = None,
+    max_: Annotated[int | None, typer.Option("--max", metavar="N", min=1, help="End after so many records.")] = None,
+    key: Annotated[str | None, typer.Option("--key", metavar="KEY", help="Only records with this key.")] = None,
     header: Annotated[
         list[str] | None, typer.Option("--header", metavar="NAME=VALUE", help="Only with this header. Repeat for more.")
     ] = None,
@@ -69,7 +70,10 @@ def consume(
     ca_file: CaFile = None,
     as_json: Json = False,
 ) -> None:
-    """Print the records of a topic, to where it ends now or, with --follow, as they come."""
+    """Print the records of a topic.
+
+    To where it ends now or, with --follow, as they come.
+    """
     from flashq.cli.printing import Printer, Wanted
     from flashq.cli.produce import headers_in
     from flashq.cli.stdout import bytes_out, interrupt_held

@@ -144,10 +144,10 @@ def import_(
     ca_file: CaFile = None,
     as_json: Json = False,
 ) -> None:
-    """Post the records of an export to a topic, at the offsets they had.
+    """Post the records of an export to a topic.
 
-    Refused where they cannot have them: the topic must end at the first offset of the export, and none may be missing
-    in it. Each post is stored at its offsets or not at all, whoever else posts.
+    At the offsets they had, or it is refused: the topic must end at the first offset of the export, and none may be
+    missing in it. Each post is stored at its offsets or not at all, whoever else posts.
     """
     from flashq.cli.exported import at_their_offsets, with_timestamps
     from flashq.cli.posting import opened, post_batches, report

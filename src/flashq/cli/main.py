@@ -14,6 +14,8 @@ from flashq.cli.completion import EPILOG as COMPLETION_EPILOG
 from flashq.cli.completion import completion, prepare
 from flashq.cli.consume import EPILOG as CONSUME_EPILOG
 from flashq.cli.consume import consume
+from flashq.cli.demo import EPILOG as DEMO_EPILOG
+from flashq.cli.demo import demo
 from flashq.cli.export import EXPORT_EPILOG, IMPORT_EPILOG, export, import_
 from flashq.cli.groups import groups
 from flashq.cli.health import EPILOG as HEALTH_EPILOG
@@ -25,6 +27,7 @@ from flashq.cli.produce import EPILOG as PRODUCE_EPILOG
 from flashq.cli.produce import produce
 from flashq.cli.serve import EPILOG as SERVE_EPILOG
 from flashq.cli.serve import serve
+from flashq.cli.stdout import finish
 from flashq.cli.topics import topics
 from flashq.errors import FlashQError
 from flashq.logging import one_line
@@ -39,6 +42,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.command("serve", epilog=SERVE_EPILOG)(serve)
+app.command("demo", epilog=DEMO_EPILOG)(demo)
 app.command("produce", epilog=PRODUCE_EPILOG)(produce)
 app.command("consume", epilog=CONSUME_EPILOG)(consume)
 app.command("export", epilog=EXPORT_EPILOG)(export)
@@ -51,6 +55,12 @@ app.command("verify")(verify)
 app.command("repair")(repair)
 app.command("dump")(dump)
 app.command("completion", epilog=COMPLETION_EPILOG)(completion)
+
+_HINTS = {
+    "connection_failed": "flashq serve starts a server; --server or FLASHQ_URL says where one is",
+    "unauthorized": "FLASHQ_TOKEN takes the server's token",
+}
+"""For errors that come from places that know nothing of commands."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -78,6 +88,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain("standard output or standard error is closed. Nothing was done", "redirect it, say to /dev/null")
         return exit_codes.USAGE
     prepare()
+    code = _run(arguments)
+    try:
+        finish()
+    except OSError as error:
+        _complain(_told(error), None)
+        return exit_codes.exit_code(error)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         app(arguments, prog_name="flashq")
     except SystemExit as leaving:
@@ -85,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED
     except FlashQError as error:
-        _complain(error.message, error.details.get("hint"))
+        _complain(error.message, error.details.get("hint") or _HINTS.get(error.code))
         return exit_codes.exit_code(error)
     except OSError as error:
         code = exit_codes.exit_code(error)

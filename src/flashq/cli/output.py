@@ -17,6 +17,7 @@ from typing import Final, Literal, NamedTuple, TextIO
 
 import typer
 
+from flashq.cli.stdout import named, reader_gone
 from flashq.errors import InvalidParameter
 from flashq.logging import one_line
 
@@ -54,7 +55,8 @@ def print_line(text: str) -> None:
 
 def advise(text: str) -> None:
     """A line that is no result."""
-    sys.stdout.flush()
+    with _to(sys.stdout):
+        sys.stdout.flush()
     _write(sys.stderr, printable(text))
 
 
@@ -127,10 +129,22 @@ def _has_colours(stream: TextIO) -> bool:
 
 
 def _write(stream: TextIO, line: str) -> None:
+    with _to(stream):
+        try:
+            stream.write(line + "\n")
+        except UnicodeEncodeError:  # a locale without these characters
+            stream.write(line.encode("ascii", "backslashreplace").decode() + "\n")
+
+
+@contextmanager
+def _to(stream: TextIO) -> Iterator[None]:
+    """Raises `typer.Exit` if whoever read standard output has gone, and OSError that names the stream if it is full."""
     try:
-        stream.write(line + "\n")
-    except UnicodeEncodeError:  # a locale without these characters
-        stream.write(line.encode("ascii", "backslashreplace").decode() + "\n")
+        with named("standard output" if stream is sys.stdout else "standard error"):
+            yield
+    except BrokenPipeError:
+        if stream is sys.stdout:
+            raise reader_gone() from None
 
 
 @contextmanager

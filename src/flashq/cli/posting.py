@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Final, cast
 import typer
 
 from flashq.api.schemas import MAX_BATCH_RECORDS
-from flashq.broker.flashq import check_name
 from flashq.cli import exit_codes
 from flashq.cli.output import advise, counted, print_json, print_line, progress
 from flashq.cli.runs import FileRun, Run
 from flashq.cli.sources import Batch, RecordRefused, plain
 from flashq.errors import FlashQError, InvalidParameter, TopicNotFound
+from flashq.names import check_name
 
 if TYPE_CHECKING:
     from flashq import Client

@@ -46,7 +46,9 @@ def produce(
         str | None,
         typer.Option("--file", metavar="FILE", help="Post its records; - is standard input.", show_default=False),
     ] = None,
-    key: Annotated[str | None, typer.Option("--key", help="The key of the record, or of every line of text.")] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", metavar="KEY", help="The key of the record, or of every line of text.")
+    ] = None,
     header: Annotated[
         list[str] | None, typer.Option("--header", metavar="NAME=VALUE", help="As --key. Repeat it for more.")
     ] = None,

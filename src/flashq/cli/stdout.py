@@ -42,6 +42,36 @@ def bytes_out() -> Iterator[Out]:
         raise typer.Exit(exit_codes.OK) from None
 
 
+def finish() -> None:
+    """Flush what was printed. Whoever read along may have gone: then there is nothing to complain of.
+
+    Raises OSError, about standard output, when that takes no more, as on a full disk. Afterwards nothing is left that
+    the interpreter would try to write again at its exit.
+    """
+    try:
+        with named("standard output"):
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _discard()
+    except OSError:
+        _discard()
+        raise
+
+
+def reader_gone() -> typer.Exit:
+    """What ends a command well whose reader has gone."""
+    _discard()
+    return typer.Exit(exit_codes.OK)
+
+
+def _discard() -> None:
+    """What is in the buffer of standard output goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    sys.stdout.flush()
+
+
 @contextmanager
 def interrupt_held() -> Iterator[None]:
     """Ctrl-C raises `KeyboardInterrupt` at the end of the block; a second one at once, should the block hang.

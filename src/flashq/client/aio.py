@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 import httpx2
 
 from flashq.api import schemas
-from flashq.broker.flashq import check_name
 from flashq.broker.polled import PolledRecords
 from flashq.broker.reset import ResetTo
 from flashq.client import operations, reads
@@ -32,6 +31,7 @@ from flashq.client.pending import (
 from flashq.client.progress import StartAt
 from flashq.client.retry import Backoff, Pause, new_idempotency_key, talk
 from flashq.errors import Closed
+from flashq.names import check_name
 from flashq.record import Postable, RecordWithOffset
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from hashlib import sha256
 
 from flashq.api.schemas import MAX_HEADER_VALUE_BYTES
 from flashq.api.times import iso_timestamp
-from flashq.broker.flashq import check_name
+from flashq.names import check_name
 from flashq.record import Record, RecordWithOffset
 
 SUFFIX = ".dlq"

@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 import msgspec
 
 from flashq.api.operations import BY_ID, Operation
-from flashq.broker.flashq import check_name
 from flashq.client.errors import unexpected
+from flashq.names import check_name
 
 T = TypeVar("T")
 

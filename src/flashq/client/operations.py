@@ -14,10 +14,10 @@ from flashq.api import schemas
 from flashq.api.operations import NDJSON
 from flashq.api.schemas import PostedLines, encode_json
 from flashq.broker.reset import ResetTo, whole
-from flashq.broker.terms import hash_idempotency_key
 from flashq.client.exchange import Request, Steps, read, request_for
 from flashq.client.lines import encode_records
 from flashq.errors import InvalidParameter, TopicNotFound
+from flashq.names import check_idempotency_key
 from flashq.record import Postable
 from flashq.storage.interface import TopicConfig
 
@@ -61,7 +61,7 @@ def post_lines(
     """Where the records of an NDJSON body were stored. Repeatable only with a key."""
     headers = {"Content-Type": NDJSON}
     if idempotency_key is not None:
-        hash_idempotency_key(idempotency_key, "idempotency_key")
+        check_idempotency_key(idempotency_key, "idempotency_key")
         headers["Idempotency-Key"] = idempotency_key
     if if_next_offset is not None:
         headers["If-Next-Offset"] = str(at_least("if_next_offset", if_next_offset, 0))
@@ -80,8 +80,9 @@ def post_lines(
 
 
 def topics() -> Steps[list[str]]:
-    """Names, sorted."""
-    return [topic.name for topic in (yield from topic_summaries())]
+    """Names, sorted; also of those that cannot be read."""
+    answer = read((yield request_for("list_topics")), _topics)
+    return sorted([*(topic.name for topic in answer.topics), *(answer.unreadable or ())])
 
 
 def topic_summaries() -> Steps[list[schemas.TopicSummary]]:

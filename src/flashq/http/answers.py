@@ -141,6 +141,8 @@ class AnswerQueue(asyncio.Protocol):
             deferred = self._queue[0]
             response = deferred.response
             if response is None:
+                if deferred.alone:
+                    deferred.take_turn()
                 break
             self._queue.popleft()
             self._held_bytes -= len(response.body)

@@ -4,7 +4,8 @@ A head goes through llhttp (httptools), alone and counted: this module knows exa
 cut out of what follows without passing through the parser, and what llhttp would drop or misplace (trailers, the
 body after CONNECT) cannot be.
 
-Whatever the pieces bytes arrive in, the outcome is the same.
+Whatever the pieces bytes arrive in, the outcome is the same; but of several faults of one head, which it is refused
+for (llhttp tells of a field only once the next one has begun, or its bytes have run out).
 """
 
 from __future__ import annotations

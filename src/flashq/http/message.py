@@ -124,6 +124,10 @@ class Response(msgspec.Struct, eq=False):
     stream: StreamSource | None = None
 
 
+NO_CONTENT = Response(204, content_type=b"")
+"""Shared, as any answer may be: nobody changes one that was given."""
+
+
 def with_fields(response: Response, fields: Fields) -> Response:
     """The same answer with more headers; `response` may be shared and stays as it is."""
     headers = (*response.headers, *fields)
@@ -145,6 +149,11 @@ class Deferred(msgspec.Struct, eq=False):
     charge: int = 0
     fields: Fields = ()
     """Added to the headers of whatever is sent."""
+    alone: bool = False
+    """Begun, by `on_turn`, once every earlier request of the connection is answered; no later one is begun before it is
+    answered. For what changes what the others meet."""
+    on_turn: Callable[[], None] | None = None
+    """Called once, when it is the turn of an answer that is `alone`; not at all if the client has gone by then."""
     since: float = 0.0
     """What `on_sent` is told: time.perf_counter when the request came, or when a wait it asked for was over."""
     on_sent: Answered | None = None
@@ -194,6 +203,12 @@ class Deferred(msgspec.Struct, eq=False):
             if self.response.stream is not None:
                 self.response.stream.close()
         elif hook is not None:
+            hook()
+
+    def take_turn(self) -> None:
+        """For the connection: everything before it has been answered."""
+        hook, self.on_turn = self.on_turn, None
+        if hook is not None:
             hook()
 
     def hurry(self) -> None:

@@ -91,10 +91,12 @@ class Connection(AnswerQueue):
                     answer = self._server.failed(error)
                 if answer.__class__ is Response and not self._queue and answer.stream is None:
                     self._transport.write(encode_whole(answer))
-                elif answer.__class__ is Deferred and answer.response is None:
+                elif isinstance(answer, Deferred) and answer.response is None:
                     answer.attach(head, self._ready)
                     self._queue.append(answer)
                     self._fresh = len(self._queue) < self._limits.max_pipelined
+                    if answer.alone:
+                        self._run()
                 else:
                     self._enqueue(head, answer, 0)
                     self._run()
@@ -208,6 +210,7 @@ class Connection(AnswerQueue):
             self._paused_writing
             or len(self._queue) >= self._limits.max_pipelined
             or self._held_bytes > self._limits.max_held_bytes
+            or (bool(self._queue) and self._queue[-1].alone and self._queue[-1].response is None)
         )
 
     def _consume(self, data: bytes) -> None:
@@ -318,6 +321,8 @@ class Connection(AnswerQueue):
             self._transport.write(encode_whole(response))
         else:
             super()._ready(deferred)
+            if deferred.alone:
+                self._run()  # also if its own answer is not to go out yet
 
     def _released(self, charge: int) -> None:
         self._server.room.give_back(charge)

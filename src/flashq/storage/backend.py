@@ -5,9 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from flashq.storage.interface import ConsumerGroup, SyncMode, TopicConfig, TopicLog
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 Condition = Literal["durable", "if_next_offset"]
 Deliver = Callable[[Callable[[], None]], object]
@@ -73,8 +76,12 @@ class StorageBackend(ABC):
     def delete_group(self, name: str) -> None:
         """Remove a group and its offsets for good, durable on return. KeyError if there is none."""
 
-    def drive_from_loop(self, call_soon: Deliver, call_soon_threadsafe: Deliver) -> None:  # noqa: B027
-        """From now on write once per event-loop tick, and complete appends on the loop. Call on the loop's thread."""
+    def drive_from_loop(self, loop: AbstractEventLoop) -> None:  # noqa: B027
+        """From now on write once per event-loop tick, and complete appends on the loop. Call on the loop's thread,
+        which must not block for an append from then on."""
+
+    def leave_loop(self) -> None:  # noqa: B027
+        """The loop is about to end: whatever it began for this backend has ended on return. Call on its thread."""
 
     def observe_syncs(self, observer: SyncObserver) -> None:  # noqa: B027
         """Tell `observer` of every fsync of a log from now on. Never called where nothing is fsynced."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
 
-from flashq.batch import Batch
 from flashq.errors import FlashQError, InvalidParameter, PreconditionFailed
+
+if TYPE_CHECKING:
+    from flashq.batch import Batch
 
 SyncMode = Literal["always", "periodic", "never"]
 SYNC_MODES: tuple[SyncMode, ...] = ("always", "periodic", "never")
@@ -97,6 +99,7 @@ class TopicLog(ABC):
     config: TopicConfig
     durability: Literal["fsynced", "written", "memory", "replicated"]  # what a done append has become
     on_advance: Callable[[], None] | None = None  # called after the high water mark has moved
+    unreadable: FlashQError | None = None  # why nothing is known of it: its offsets say nothing, deleting it works
 
     @property
     @abstractmethod
@@ -177,6 +180,10 @@ class TopicLog(ABC):
         batch cannot be read.
         """
 
+    def is_at_hand(self, from_offset: int) -> bool:
+        """Whether a read from there most likely returns without waiting for a disk. Itself, it never waits."""
+        return True
+
     @abstractmethod
     def offset_at(self, timestamp_ms: int) -> int:
         """The first offset whose record was appended at or after this time; the high water mark if there is none."""
@@ -209,12 +216,12 @@ class ConsumerGroup(ABC):
     def committed(self, log: TopicLog) -> CommittedOffset | None:
         """The last commit whose promise holds; None before the first. Raises `DataCorruption`, never a silent 0."""
 
-    def stands(self, logs: Iterable[TopicLog]) -> Iterator[tuple[TopicLog, CommittedOffset]]:
-        """Those of these topics that the group has committed in, and where it stands."""
-        for log in logs:
-            committed = self.committed(log)
-            if committed is not None:
-                yield log, committed
+    @abstractmethod
+    def stands(self, logs: Mapping[str, TopicLog]) -> Iterator[tuple[TopicLog, CommittedOffset]]:
+        """Those of these topics (by id) that the group has committed in, in any order, and where it stands in each.
+
+        Costs what the group has committed in, not what there is. Raises `DataCorruption`.
+        """
 
     @abstractmethod
     def commit(self, log: TopicLog, committed: CommittedOffset) -> Append:
@@ -223,6 +230,10 @@ class ConsumerGroup(ABC):
     @abstractmethod
     def forget(self, log: TopicLog) -> None:
         """Drop the offset of a deleted topic."""
+
+
+def by_id(logs: Iterable[TopicLog]) -> dict[str, TopicLog]:
+    return {log.topic_id: log for log in logs}
 
 
 def not_at_end(topic: str, next_offset: int, wanted: int) -> PreconditionFailed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from flashq.batch import Batch
@@ -149,6 +149,11 @@ class InMemoryConsumerGroup(ConsumerGroup):
 
     def committed(self, log: TopicLog) -> CommittedOffset | None:
         return self._committed.get(log.topic_id)
+
+    def stands(self, logs: Mapping[str, TopicLog]) -> Iterator[tuple[TopicLog, CommittedOffset]]:
+        for topic_id, committed in list(self._committed.items()):
+            if topic_id in logs:
+                yield logs[topic_id], committed
 
     def commit(self, log: TopicLog, committed: CommittedOffset) -> Append:
         assert committed.timestamp_ms is not None

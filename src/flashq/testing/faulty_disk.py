@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flashq.storage.file.disk import Disk, OpenFile
+from flashq.storage.file.kernel_sync import Ended
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Fault:
     errno: int
     written: int = 0
 
-    def error(self, path: str) -> OSError:
+    def error(self, path: str | None) -> OSError:
         return OSError(self.errno, os.strerror(self.errno), path)
 
 
@@ -35,10 +36,11 @@ class FaultyDisk(Disk):
     def _ask(self, operation: str, path: str) -> Fault | None:
         return self.decide(operation, path) if self.decide is not None else None
 
-    def _before(self, operation: str, path: str) -> None:
+    def _before(self, operation: str, path: str, *, is_named: bool = True) -> None:
+        """`is_named`: the call is given the path, and its error has it; a call on a descriptor does not."""
         fault = self._ask(operation, path)
         if fault is not None:
-            raise fault.error(path)
+            raise fault.error(path if is_named else None)
 
     def open(self, path: str, *, create: bool = False, write: bool = False) -> OpenFile:
         if create and not os.path.exists(path):
@@ -51,17 +53,23 @@ class FaultyDisk(Disk):
             super().write(file, data, position)
         else:
             super().write(file, data[: min(fault.written, len(data) - 1)], position)
-            raise fault.error(file.path)
+            raise fault.error(None)
 
     def truncate(self, file: OpenFile, size: int) -> None:
-        self._before("truncate", file.path)
+        self._before("truncate", file.path, is_named=False)
         super().truncate(file, size)
 
     def sync(self, file: OpenFile) -> None:
-        self._before("sync", file.path)
+        self._before("sync", file.path, is_named=False)
+
+    def begin_sync(self, file: OpenFile, ended: Ended) -> bool:
+        return False  # a thread asks `sync`
+
+    def sync_file_system(self, path: str) -> bool:
+        return False  # every file is asked for
 
     def sync_directory(self, path: str) -> None:
-        self._before("sync_directory", path)
+        self._before("sync_directory", path, is_named=False)
 
     def forget_pages(self, file: OpenFile) -> None:
         pass

@@ -32,7 +32,11 @@ class Blocking:
         return respond(work())
 
     def answer(self, request: Request, work: Callable[[], T], respond: Callable[[T], Response]) -> Deferred:
-        """Do `work` off the loop, then answer `request`, on the loop, with what `respond` makes of its result."""
+        """Do `work` off the loop, then answer `request`, on the loop, with what `respond` makes of its result.
+
+        What is not just a read is done between those before and after it on the connection: they may be about what it
+        makes or removes.
+        """
         deferred = Deferred()
 
         def finish(done: Future[T]) -> None:
@@ -42,7 +46,10 @@ class Blocking:
                 response = error_response(as_flashq_error(error), request)
             deferred.send(response)
 
-        self._submit(work, finish)
+        if request.method in ("GET", "HEAD"):
+            self._submit(work, finish)
+        else:
+            deferred.alone, deferred.on_turn = True, lambda: self._submit(work, finish)
         return deferred
 
     def run(self, work: Callable[[], T], then: Callable[[T], None], failed: Callable[[FlashQError], None]) -> None:

@@ -34,7 +34,7 @@ def read_lines(request: Request, decoder: msgspec.json.Decoder[T]) -> list[T]:
     body = request.body
     try:
         found = decoder.decode_lines(body)
-        if len(found) == body.count(b"\n") + (not body.endswith(b"\n")):
+        if _is_one_a_line(body, len(found)):
             return found  # in half the time of decoding each; it also takes objects that share a line or span two
     except (msgspec.DecodeError, UnicodeDecodeError):
         pass  # in which line, it does not say
@@ -50,6 +50,15 @@ def read_lines(request: Request, decoder: msgspec.json.Decoder[T]) -> list[T]:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise _not_json(error, number) from error
     return found
+
+
+def _is_one_a_line(body: bytes, objects: int) -> bool:
+    """Whether each of the objects that make up this body has a line of its own; False may be wrong.
+
+    A line end between } and { is one between objects, wherever it stands: no string holds it, and no object.
+    """
+    lines = body.count(b"\n") + (not body.endswith(b"\n"))
+    return objects == lines == 1 + body.count(b"}\n{") + body.count(b"}\r\n{")
 
 
 def content_type(request: Request) -> bytes:

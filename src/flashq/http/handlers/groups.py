@@ -26,7 +26,7 @@ from flashq.broker.flashq import FlashQ
 from flashq.errors import ValidationError
 from flashq.http.handlers.blocking import Blocking
 from flashq.http.handlers.bodies import read_json
-from flashq.http.message import Deferred, Request, Response
+from flashq.http.message import NO_CONTENT, Deferred, Request, Response
 from flashq.http.router import error_response
 from flashq.storage.interface import Append, CommittedOffset, TopicLog
 
@@ -65,16 +65,17 @@ class GroupHandlers:
 
         def stands() -> list[GroupTopic]:
             found = self._flashq.group(group)
-            return [_group_topic(log, committed) for log, committed in found.stands(self._flashq.logs())]
+            logs = self._flashq.logs()
+            readable = {log.topic_id: log for log in logs if log.unreadable is None}  # of others, it is not known
+            told = sorted(found.stands(readable), key=lambda stand: stand[0].name)
+            return [_group_topic(log, committed) for log, committed in told]
 
         return self._blocking.look_up(request, stands, lambda topics: Response(200, encode_json(Group(group, topics))))
 
     def delete_group(self, request: Request, group: str) -> Deferred:
         """Delete a group and its offsets."""
         parse_query(request.query, NoQuery)
-        return self._blocking.answer(
-            request, lambda: self._flashq.delete_consumer_group(group), lambda _: Response(204)
-        )
+        return self._blocking.answer(request, lambda: self._flashq.delete_consumer_group(group), lambda _: NO_CONTENT)
 
     def commit_offset(self, request: Request, group: str, topic: str) -> Deferred:
         """Set the offset a group reads next; answered once the sync mode's promise holds."""

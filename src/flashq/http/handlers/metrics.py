@@ -22,7 +22,6 @@ from flashq.http.handlers.blocking import Blocking
 from flashq.http.listener import Counters
 from flashq.http.message import Deferred, Request, Response
 from flashq.metrics import Histogram, Metrics
-from flashq.storage.file.unreadable import UnreadableTopicLog
 from flashq.storage.interface import ConsumerGroup, TopicLog
 
 _CONTENT_TYPE = PROMETHEUS.encode()
@@ -112,7 +111,7 @@ class _Logs(Collector):
             self._flashq.backend.refresh()
         except FlashQError:  # what was last heard, then; `flashq_health_problems` tells
             pass
-        logs = [log for log in list(self._flashq.backend.topics.values()) if not isinstance(log, UnreadableTopicLog)]
+        logs = [log for log in list(self._flashq.backend.topics.values()) if log.unreadable is None]
         problems = len(self._flashq.health().problems)
         yield _gauge("flashq_health_problems", "Problems that /health tells of.", {(): problems})
         yield from self._topics(logs)
@@ -132,8 +131,9 @@ class _Logs(Collector):
         records: dict[tuple[str, ...], float] = {}
         seconds: dict[tuple[str, ...], float] = {}
         times: dict[tuple[str, int], int | None] = {}
+        by_id = {log.topic_id: log for log in logs}
         for group in list(self._flashq.backend.groups.values()):
-            for log, offset in _stands(group, logs):
+            for log, offset in _stands(group, by_id):
                 lag = max(log.high_water_mark - offset, 0)
                 records[group.name, log.name] = lag
                 if self._flashq.backend.is_remote:  # a record of each topic would have to be fetched
@@ -157,8 +157,8 @@ class _Logs(Collector):
         return None if appended_ms is None else max(self._flashq.clock_ms() - appended_ms, 0) / 1000
 
 
-def _stands(group: ConsumerGroup, logs: list[TopicLog]) -> Iterator[tuple[TopicLog, int]]:
-    """The topics a group has committed in, and the offsets it reads next."""
+def _stands(group: ConsumerGroup, logs: Mapping[str, TopicLog]) -> Iterator[tuple[TopicLog, int]]:
+    """The topics a group has committed in, of these (by id), and the offsets it reads next."""
     try:
         for log, committed in group.stands(logs):
             yield log, committed.offset

@@ -36,7 +36,8 @@ def _rank(parameters: list[str]) -> float:
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name.strip() == "q":
-            return float(value) if _QUALITY.fullmatch(value.strip()) else 0.0
+            quality = value.strip()  # of more than float takes for white space
+            return float(quality) if _QUALITY.fullmatch(quality) else 0.0
     return 1.0
 
 

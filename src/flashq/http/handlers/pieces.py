@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from flashq.api.records import to_record_out
 from flashq.api.schemas import RecordOut
 from flashq.batch import BadFrame, Batch, decode, decode_each
-from flashq.broker.polled import Headers, content_bytes, undecodable
+from flashq.broker.decoding import undecodable
+from flashq.broker.polled import Headers, content_bytes
 from flashq.errors import DataCorruption, FlashQError
 from flashq.http.handlers.blocking import Blocking
 from flashq.metrics import Volume

@@ -7,12 +7,14 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 
+import msgspec
+
 from flashq.api.errors import RequestError
 from flashq.api.queries import PostQuery, parse_query
 from flashq.api.records import lines_body, posted_body, to_rows
 from flashq.api.schemas import decode_post, line_decoder
 from flashq.batch import Batch
-from flashq.broker.flashq import FlashQ, check_name
+from flashq.broker.flashq import FlashQ
 from flashq.broker.terms import Terms, append_on, check_terms, hash_idempotency_key
 from flashq.broker.tick import Tick
 from flashq.errors import FlashQError, InvalidParameter, StorageFailed
@@ -22,6 +24,7 @@ from flashq.http.message import JSON, Deferred, Request, Response
 from flashq.http.router import error_response
 from flashq.logging import get_logger
 from flashq.metrics import Volume
+from flashq.names import check_name
 from flashq.record import Row
 from flashq.storage.interface import Append, TopicLog
 
@@ -59,7 +62,7 @@ class PostHandler:
         terms = None
         if head.query or _IDEMPOTENCY_KEY in head.fields or _IF_NEXT_OFFSET in head.fields:
             terms = self._terms(request)
-        post = _Post(request, rows, body, terms)
+        post = _Post(request=request, rows=rows, body=body, terms=terms)
         log = self._flashq.backend.topics.get(topic)
         if topic in self._held:
             self._held[topic].append(post)
@@ -69,7 +72,7 @@ class PostHandler:
             self._store(post, log)
         else:
             self._store_on_terms(post, log, terms)
-        return post.deferred
+        return post
 
     def _terms(self, request: Request) -> Terms:
         durable = parse_query(request.query, PostQuery).sync is not None
@@ -114,14 +117,14 @@ class PostHandler:
             try:
                 if batch is None or error is not None:
                     assert error is not None
-                    post.deferred.send(error_response(error, post.request))
+                    post.send(error_response(error, post.request))
                     continue
                 if post.terms is not None and post.terms.durable:
                     durability = self._durable  # a post with terms is alone in its batch
                 count = len(post.rows)
                 body = post.body(batch.base_offset + first, count, batch.timestamp_ms)
                 self._posted.add(count, len(post.request.body))
-                post.deferred.send(Response(200, body, headers=durability))
+                post.send(Response(200, body, headers=durability))
             except Exception as mistake:  # must not keep the others from their answers
                 logger.error("internal_error", exc_info=mistake)
 
@@ -153,7 +156,7 @@ class PostHandler:
                 else:
                     self._store_on_terms(post, log, post.terms)
             except FlashQError as error:
-                post.deferred.send(error_response(error, post.request))
+                post.send(error_response(error, post.request))
         del self._held[topic]
 
     def _log_for(self, post: _Post, topic: str, ready: Future[TopicLog]) -> TopicLog:
@@ -170,31 +173,29 @@ class PostHandler:
             raise StorageFailed(f"the topic cannot be opened: {error.strerror or error}. Nothing was stored") from error
 
 
-class _Post:
-    """One request: its records, how its answer is written, what it asks for beyond being stored."""
+class _Post(Deferred, kw_only=True, eq=False):
+    """The answer to one request: its records, how it is written, what the request asks for beyond being stored."""
 
-    __slots__ = ("body", "deferred", "request", "rows", "terms")
-
-    def __init__(
-        self, request: Request, rows: list[Row], body: Callable[[int, int, int], bytes], terms: Terms | None
-    ) -> None:
-        self.request = request
-        self.rows = rows
-        self.body = body
-        self.terms = terms
-        self.deferred = Deferred()
+    request: Request
+    rows: list[Row]
+    body: Callable[[int, int, int], bytes]
+    terms: Terms | None
 
 
 def _read(request: Request) -> tuple[list[Row], Callable[[int, int, int], bytes]]:
     """The records of the body, and what writes the answer."""
-    if request.header(b"content-type") != JSON:
-        kind = content_type(request)
-        if kind == NDJSON:
-            return to_rows(read_lines(request, line_decoder)), lines_body
-        if kind != JSON:
-            raise RequestError(
-                "unsupported_media_type", "posting needs Content-Type: application/json or application/x-ndjson"
-            )
+    if request.head.fields.get(b"content-type") == JSON:
+        try:
+            return to_rows(decode_post(request.body).records), posted_body
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            pass  # what is wrong with it is told below
+    kind = content_type(request)
+    if kind == NDJSON:
+        return to_rows(read_lines(request, line_decoder)), lines_body
+    if kind != JSON:
+        raise RequestError(
+            "unsupported_media_type", "posting needs Content-Type: application/json or application/x-ndjson"
+        )
     return to_rows(read_json(request, decode_post).records), posted_body
 
 

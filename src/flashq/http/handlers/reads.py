@@ -1,7 +1,7 @@
 """Reads of a topic, and of a group's topic: `GET .../records` and `GET /consumer/{group}/topics/{topic}`.
 
 Runs on the event loop; a waiting reader costs a callback and a timer, no thread. Finding a time, and the end of a
-large answer, is done off the loop.
+large answer, is done off the loop, and so is reading what would have to come from the disk.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from collections.abc import Callable
 from time import perf_counter
 
 from flashq.api.queries import PollQuery, parse_query
+from flashq.api.schemas import MAX_ANSWER_BYTES
 from flashq.broker.flashq import FlashQ
 from flashq.errors import FlashQError
 from flashq.http.handlers.blocking import Blocking, as_flashq_error
+from flashq.http.handlers.large import element, large_answer
+from flashq.http.handlers.latest import LatestAnswers
 from flashq.http.handlers.ndjson import line, lines_answer, prefers_lines
-from flashq.http.handlers.pieces import PIECE_BYTES, Pieces, end_of_read
-from flashq.http.handlers.poll import Poll, group_start
+from flashq.http.handlers.pieces import Pieces, end_of_read
+from flashq.http.handlers.poll import SMALL_BYTES, Poll, group_start
 from flashq.http.handlers.remote_reads import RemoteRead
 from flashq.http.message import Deferred, Request, Response
 from flashq.http.router import error_response
 from flashq.metrics import Volume
-
-_SMALL_BYTES = 4 * PIECE_BYTES
-"""Of batches: an answer from no more than these is made at once; a larger one in lines is streamed."""
 
 
 class ReadHandler:
@@ -32,40 +32,53 @@ class ReadHandler:
     def __init__(self, flashq: FlashQ, loop: AbstractEventLoop, blocking: Blocking, read: Volume) -> None:
         self._flashq = flashq
         self._read = read
+        self._latest = LatestAnswers()
         self._loop = loop
         self._blocking = blocking
 
     def poll_records(self, request: Request, topic: str) -> Response | Deferred:
         """Records from an offset or a time on; with `timeout_ms`, waits for the first."""
-        query = parse_query(request.query, PollQuery)
-
-        def poll() -> Poll:
-            log = self._flashq.log(topic)
-            return Poll(self._flashq, log, query, query.from_offset or 0, None, self._read)
-
-        return self._begin(poll, request)
+        query = parse_query(request.head.query, PollQuery)
+        if self._blocking.is_remote:
+            return self._begin_remote(lambda: self._topic_poll(topic, query), request)
+        log = self._flashq.log(topic)
+        at = query.from_offset or 0
+        made = self._latest.find(log, at, query) if query.from_time is None else None
+        if made is not None and not prefers_lines(request.head.fields.get(b"accept")):
+            records, response = made
+            self._read.add(records, len(response.body))
+            return response
+        return self._begin(Poll(self._flashq, log, query, at, None, self._read, self._latest), request)
 
     def poll_group(self, request: Request, group: str, topic: str) -> Response | Deferred:
         """The same from the group's committed offset on, which stays; from the log start before its first commit."""
         query = parse_query(request.query, PollQuery)
-
-        def poll() -> Poll:
-            found, log = self._flashq.group(group), self._flashq.log(topic)
-            start, committed_offset = group_start(found.committed(log), log)
-            if query.from_offset is not None:
-                start = query.from_offset
-            return Poll(self._flashq, log, query, start, committed_offset, self._read)
-
-        return self._begin(poll, request)
-
-    def _begin(self, find: Callable[[], Poll], request: Request) -> Response | Deferred:
-        in_lines = prefers_lines(request.header(b"accept"))
         if self._blocking.is_remote:
-            return RemoteRead(find, request, self._loop, self._blocking, in_lines=in_lines).begin()
-        poll = find()
-        if in_lines or poll.query.from_time is not None or poll.is_to_wait:
-            return _Later(poll, request, self._loop, self._blocking, in_lines=in_lines).begin()
-        return Response(200, poll.answer())
+            return self._begin_remote(lambda: self._group_poll(group, topic, query), request)
+        return self._begin(self._group_poll(group, topic, query), request)
+
+    def _begin(self, poll: Poll, request: Request) -> Response | Deferred:
+        in_lines = prefers_lines(request.header(b"accept"))
+        if not in_lines and poll.query.from_time is None and not poll.is_to_wait and poll.log.is_at_hand(poll.at):
+            response = poll.small_answer()
+            if response is not None:
+                return response
+        return _Later(poll, request, self._loop, self._blocking, in_lines=in_lines).begin()
+
+    def _begin_remote(self, find: Callable[[], Poll], request: Request) -> Deferred:
+        in_lines = prefers_lines(request.header(b"accept"))
+        return RemoteRead(find, request, self._loop, self._blocking, in_lines=in_lines).begin()
+
+    def _topic_poll(self, topic: str, query: PollQuery) -> Poll:
+        log = self._flashq.log(topic)
+        return Poll(self._flashq, log, query, query.from_offset or 0, None, self._read, self._latest)
+
+    def _group_poll(self, group: str, topic: str, query: PollQuery) -> Poll:
+        found, log = self._flashq.group(group), self._flashq.log(topic)
+        start, committed_offset = group_start(found.committed(log), log)
+        if query.from_offset is not None:
+            start = query.from_offset
+        return Poll(self._flashq, log, query, start, committed_offset, self._read, self._latest)
 
 
 class _Later:
@@ -135,37 +148,53 @@ class _Later:
         if self._timer is not None:
             self.deferred.since = perf_counter()  # how long the reader chose to wait tells nothing about the server
         self._stop()
+        if self._poll.log.is_at_hand(self._poll.at):
+            self._answer_now()
+        else:
+            self._blocking.run(self._poll.fetch, lambda _: self._answer_now(), self._fail)
+
+    def _answer_now(self) -> None:
         try:
             self._poll.check_there()
-            if self._in_lines:
-                self._answer_in_lines()
+            response = None if self._in_lines else self._poll.small_answer()
+            if response is None:
+                self._find_end()
             else:
-                self.deferred.send(Response(200, self._poll.answer()))
+                self.deferred.send(response)
         except Exception as error:  # nobody above answers this request
             self._fail(as_flashq_error(error))
 
-    def _answer_in_lines(self) -> None:
-        poll, query = self._poll, self._poll.query
-        stop = min(poll.at + query.max_records, poll.log.high_water_mark)
-        batches = poll.log.read(poll.at, max_records=query.max_records, max_bytes=_SMALL_BYTES)
+    def _find_end(self) -> None:
+        """Of an answer that may be large: with what is at hand if that tells, else off the loop."""
+        poll, stop, max_bytes = self._poll, self._poll.stop, self._max_bytes
+        batches = poll.log.read(poll.at, max_records=poll.query.max_records, max_bytes=SMALL_BYTES)
         end = batches[-1].next_offset if batches else poll.at
         frame_bytes = sum(len(batch.frame) for batch in batches)
         del batches
-        if end >= stop and frame_bytes <= min(_SMALL_BYTES, query.max_bytes):
-            self._send_lines(max(stop, poll.at), is_small=True)
-        elif poll.log.size_bytes is not None and query.max_bytes >= poll.log.size_bytes:
-            self._send_lines(stop, is_small=False)
+        if end >= stop and frame_bytes <= min(SMALL_BYTES, max_bytes):
+            self._send(stop, is_small=True)
+        elif self._in_lines and poll.log.size_bytes is not None and max_bytes >= poll.log.size_bytes:
+            self._send(stop, is_small=False)  # one document, though, tells of damage before it begins
         else:
             self._blocking.run(
-                lambda: end_of_read(poll.log, poll.at, stop, query.max_bytes),
-                lambda end: self._send_lines(end, is_small=False),
+                lambda: end_of_read(poll.log, poll.at, stop, max_bytes),
+                lambda end: self._send(end, is_small=False),
                 self._fail,
             )
 
-    def _send_lines(self, end: int, *, is_small: bool) -> None:
+    @property
+    def _max_bytes(self) -> int:
+        asked = self._poll.query.max_bytes
+        return asked if self._in_lines else min(asked, MAX_ANSWER_BYTES)
+
+    def _send(self, end: int, *, is_small: bool) -> None:
         poll = self._poll
-        pieces = Pieces(poll.log, poll.at, end, line, poll.read, include_headers=poll.query.include_headers)
-        self.deferred.send(lines_answer(poll.log, pieces, end, poll.committed_offset, is_small=is_small))
+        encode = line if self._in_lines else element
+        pieces = Pieces(poll.log, poll.at, end, encode, poll.read, include_headers=poll.query.include_headers)
+        if self._in_lines:
+            self.deferred.send(lines_answer(poll.log, pieces, end, poll.committed_offset, is_small=is_small))
+        else:
+            self.deferred.send(large_answer(poll.log, pieces, end, poll.committed_offset))
 
     def _fail(self, error: FlashQError) -> None:
         self.deferred.send(error_response(error, self._request))

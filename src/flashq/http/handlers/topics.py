@@ -10,7 +10,7 @@ from flashq.api.schemas import ConfigureTopic, Topic, Topics, TopicSummary, enco
 from flashq.broker.flashq import FlashQ, TopicChanges
 from flashq.http.handlers.blocking import Blocking
 from flashq.http.handlers.bodies import read_json
-from flashq.http.message import Deferred, Request, Response
+from flashq.http.message import NO_CONTENT, Deferred, Request, Response
 from flashq.storage.interface import TopicLog
 
 _decode_configuration = msgspec.json.Decoder(ConfigureTopic).decode
@@ -24,13 +24,9 @@ class TopicHandlers:
         self._blocking = blocking
 
     def list_topics(self, request: Request) -> Response | Deferred:
-        """All topics by name."""
+        """All topics by name; of those that cannot be read, the names alone."""
         parse_query(request.query, NoQuery)
-        return self._blocking.look_up(
-            request,
-            self._flashq.logs,
-            lambda logs: Response(200, encode_json(Topics([_summary(log) for log in logs]))),
-        )
+        return self._blocking.look_up(request, self._flashq.logs, _listed)
 
     def put_topic(self, request: Request, topic: str) -> Deferred:
         """Create a topic (201), or change how it is kept (200); without a body, nothing is changed."""
@@ -61,9 +57,15 @@ class TopicHandlers:
 
         def respond(log: TopicLog) -> Response:
             self._flashq.waiters.notify(log)
-            return Response(204)
+            return NO_CONTENT
 
         return self._blocking.answer(request, delete, respond)
+
+
+def _listed(logs: list[TopicLog]) -> Response:
+    unreadable = [log.name for log in logs if log.unreadable is not None]
+    readable = [_summary(log) for log in logs if log.unreadable is None]
+    return Response(200, encode_json(Topics(readable, unreadable or UNSET)))
 
 
 def _changes(body: ConfigureTopic) -> TopicChanges:
@@ -82,6 +84,8 @@ def _summary(log: TopicLog) -> TopicSummary:
 
 
 def _described(log: TopicLog) -> bytes:
+    if log.unreadable is not None:
+        raise log.unreadable.with_traceback(None)
     config = log.config
     return encode_json(
         Topic(

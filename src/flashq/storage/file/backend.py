@@ -11,29 +11,45 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from flashq.errors import DataCorruption, FlashQError, InvalidParameter, StorageFailed, StorageFull, UnsupportedFormat
 from flashq.logging import get_logger
-from flashq.storage.backend import Deliver, Health, StorageBackend, SyncObserver
+from flashq.names import is_name
+from flashq.storage.backend import Health, StorageBackend, SyncObserver
 from flashq.storage.file.consumer_group import GROUP_SUFFIX, FileConsumerGroup
 from flashq.storage.file.directory_lock import DirectoryLock
 from flashq.storage.file.disk import Disk, on_disk
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.names import file_name, is_temporary
-from flashq.storage.file.opening import Recovered, clean_temporaries, create_topic, delete_topic, is_topic, open_topic
+from flashq.storage.file.opening import (
+    Beforehand,
+    Recovered,
+    clean_temporaries,
+    create_topic,
+    delete_topic,
+    is_topic,
+    open_topic,
+)
 from flashq.storage.file.root_file import FORMAT, ROOT_FILE, RootFile, read_root, save_root
 from flashq.storage.file.topic_log import FileTopicLog
 from flashq.storage.file.unreadable import UnreadableGroup, UnreadableTopicLog
 from flashq.storage.interface import SYNC_MODES, ConsumerGroup, SyncMode, TopicConfig, TopicLog
 
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+_LOGS_SYNCED_SINGLY = 256
+"""Up to so many topics and groups are synced one by one: the one call for all also waits for what is not ours."""
 log = get_logger(__name__)
 
 
 class FileBackend(StorageBackend):
     """Opens, or makes, the data directory; everything found is durable before the constructor returns.
 
-    Raises `DirectoryLocked`, `UnsupportedFormat`, `InvalidParameter`, or OSError when the directory cannot be used.
+    Raises `DirectoryLocked`, `UnsupportedFormat`, `InvalidParameter`, or OSError when the directory cannot be used:
+    `StorageFailed` or `StorageFull` when the disk does not do what it is asked.
     What is wrong with one topic or group is that one's error, later.
     """
 
@@ -58,23 +74,17 @@ class FileBackend(StorageBackend):
         self._groups: dict[str, ConsumerGroup] = {}
         self._topics_dir = os.path.join(self.data_dir, "topics")
         self._groups_dir = os.path.join(self.data_dir, "groups")
-        _make_directory(disk, self.data_dir)
-        self._directory_lock = DirectoryLock(self.data_dir, disk)
-        self._flusher = Flusher(sync_mode, commit_threshold, sync_interval_s)
-        try:
-            self._root = self._open_root()
-            for directory in (self._topics_dir, self._groups_dir):
-                _make_directory(disk, directory)
-                clean_temporaries(disk, directory, is_temporary)
-                disk.sync_directory(directory)
-            self._open_topics()
-            self._open_groups()
-            disk.reserve_descriptors()
-        except BaseException:
-            disk.release_descriptors()
-            self._flusher.close()
-            self._directory_lock.release()
-            raise
+        with _opening(self.data_dir):
+            _make_directory(disk, self.data_dir)
+            self._directory_lock = DirectoryLock(self.data_dir, disk)
+            self._flusher = Flusher(sync_mode, commit_threshold, sync_interval_s)
+            try:
+                self._open()
+            except BaseException:
+                disk.release_descriptors()
+                self._flusher.close()
+                self._directory_lock.release()
+                raise
 
     @property
     def topics(self) -> Mapping[str, TopicLog]:
@@ -132,8 +142,12 @@ class FileBackend(StorageBackend):
                 self._groups[name] = group
                 raise
 
-    def drive_from_loop(self, call_soon: Deliver, call_soon_threadsafe: Deliver) -> None:
-        self._flusher.drive_from_loop(call_soon, call_soon_threadsafe)
+    def drive_from_loop(self, loop: AbstractEventLoop) -> None:
+        self._disk.sync_from_loop(loop)
+        self._flusher.drive_from_loop(loop)
+
+    def leave_loop(self) -> None:
+        self._disk.leave_loop()
 
     def observe_syncs(self, observer: SyncObserver) -> None:
         self._flusher.on_sync = observer
@@ -168,7 +182,7 @@ class FileBackend(StorageBackend):
             raise first
 
     def _check_descriptors(self, what: str) -> None:
-        """Every topic and group keeps a descriptor: the last ones are for the work of those that are there."""
+        """A new topic or group takes a descriptor: the last ones are for the work of those that are there."""
         if not self._disk.reserve_descriptors():
             raise StorageFull(
                 f"no file descriptors are left for {what}. Nothing was made; "
@@ -176,6 +190,18 @@ class FileBackend(StorageBackend):
             )
 
     # -- opening
+
+    def _open(self) -> None:
+        disk = self._disk
+        self._root = self._open_root()
+        for directory in (self._topics_dir, self._groups_dir):
+            _make_directory(disk, directory)
+            clean_temporaries(disk, directory, is_temporary)
+            disk.sync_directory(directory)
+        known = self._beforehand()
+        self._open_topics(known)
+        self._open_groups(known)
+        disk.reserve_descriptors()
 
     def _open_root(self) -> RootFile:
         try:
@@ -189,6 +215,7 @@ class FileBackend(StorageBackend):
         else:
             if not root.clean and root.sync_mode != "always":
                 root.epoch += 1  # readers may have seen what a power cut has taken back
+        self._was_clean = root.clean
         root.clean, root.sync_mode = False, self.sync_mode
         self._root = root
         self._save_root()
@@ -197,29 +224,39 @@ class FileBackend(StorageBackend):
     def _save_root(self) -> None:
         save_root(self._disk, self.data_dir, self._root)
 
-    def _open_topics(self) -> None:
+    def _beforehand(self) -> Beforehand:
+        logs = len(os.listdir(self._topics_dir)) + len(os.listdir(self._groups_dir))
+        synced = logs > _LOGS_SYNCED_SINGLY and self._disk.sync_file_system(self.data_dir)
+        return Beforehand(synced=synced, as_on_medium=self._was_clean)
+
+    def _open_topics(self, known: Beforehand) -> None:
         for entry in sorted(os.scandir(self._topics_dir), key=lambda entry: entry.name):
             if not is_topic(entry):
                 continue  # not ours: ignored, never deleted
             topic: TopicLog
             try:
                 topic = open_topic(
-                    entry.path, disk=self._disk, flusher=self._flusher, epoch=self._root.epoch, recovered=self.recovered
+                    entry.path,
+                    disk=self._disk,
+                    flusher=self._flusher,
+                    epoch=self._root.epoch,
+                    recovered=self.recovered,
+                    known=known,
                 )
             except (OSError, DataCorruption) as error:
                 topic = UnreadableTopicLog(entry.name, entry.path, self._unreadable(entry.path, error))
             self._topics[topic.name] = topic
         self.recovered.topics = len(self._topics)
 
-    def _open_groups(self) -> None:
+    def _open_groups(self, known: Beforehand) -> None:
         for entry in sorted(os.scandir(self._groups_dir), key=lambda entry: entry.name):
             if not entry.name.endswith(GROUP_SUFFIX):
                 continue
             group: ConsumerGroup
             try:
-                group = FileConsumerGroup.open(self._disk, entry.path, self._flusher, self.recovered)
-                if file_name(group.name) + GROUP_SUFFIX != entry.name:
-                    raise DataCorruption(f"{entry.path} is not where group {group.name} belongs", path=entry.path)
+                group = FileConsumerGroup.open(self._disk, entry.path, self._flusher, self.recovered, known)
+                if not is_name(group.name) or file_name(group.name) + GROUP_SUFFIX != entry.name:
+                    raise DataCorruption(f"{entry.path} is not where group {group.name!r} belongs", path=entry.path)
             except (OSError, DataCorruption) as error:
                 name = entry.name.removesuffix(GROUP_SUFFIX)
                 group = UnreadableGroup(name, entry.path, self._unreadable(entry.path, error))
@@ -241,6 +278,18 @@ def _check_options(sync_mode: str, commit_threshold: int, sync_interval_s: float
         raise InvalidParameter(f"commit_threshold is {commit_threshold!r}; it must be a number of records, 1 or more")
     if not sync_interval_s > 0:
         raise InvalidParameter(f"sync_interval_s is {sync_interval_s!r}; it must be more than 0 seconds")
+
+
+@contextlib.contextmanager
+def _opening(data_dir: str) -> Iterator[None]:
+    """A failed call on an open file does not say which one: name the directory. Other errors say enough."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, FlashQError) or error.filename is not None:
+            raise
+        with on_disk(f"the opening of {data_dir}"):
+            raise
 
 
 def _make_directory(disk: Disk, path: str) -> None:

@@ -9,7 +9,7 @@ another topic, and an old commit never applies to it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -19,7 +19,7 @@ from flashq.record import NO_HEADERS, RecordWithOffset, Row
 from flashq.storage.file.disk import Disk
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.journal import Journal
-from flashq.storage.file.opening import Recovered, recover_file
+from flashq.storage.file.opening import UNKNOWN, Beforehand, Recovered, recover_file
 from flashq.storage.file.recovery import walk
 from flashq.storage.file.segment import Segment
 from flashq.storage.file.unreadable import UnreadableTopicLog
@@ -84,9 +84,11 @@ class FileConsumerGroup(ConsumerGroup):
         return cls(name, segment, first.next_offset, {}, disk=disk, flusher=flusher)
 
     @classmethod
-    def open(cls, disk: Disk, path: str, flusher: Flusher, recovered: Recovered) -> FileConsumerGroup:
+    def open(
+        cls, disk: Disk, path: str, flusher: Flusher, recovered: Recovered, known: Beforehand = UNKNOWN
+    ) -> FileConsumerGroup:
         """The group in this file. Raises `DataCorruption` if even its name cannot be read."""
-        file, found = recover_file(disk, path, None, lambda offset: 0, what=path, recovered=recovered)
+        file, found = recover_file(disk, path, None, lambda offset: 0, what=path, recovered=recovered, known=known)
         frames = walk(disk, file, 0, found.end, None, lambda offset: 0, ahead=_COMPACT_BYTES)
         try:
             name, commits = read_commits(batch for _, batch in frames)
@@ -95,7 +97,7 @@ class FileConsumerGroup(ConsumerGroup):
         if name is None:
             raise _unreadable(path, found.why or "it does not begin with the group's name")
         damage = _unreadable(path, f"{found.why} at position {found.end}") if found.verdict == "damage" else None
-        segment = Segment.recovered(disk, path, 0, file, found)
+        segment = Segment.recovered(disk, path, 0, found)
         return cls(name, segment, found.next_offset, commits, disk=disk, flusher=flusher, damage=damage)
 
     def committed(self, log: TopicLog) -> CommittedOffset | None:
@@ -104,6 +106,13 @@ class FileConsumerGroup(ConsumerGroup):
         if commit is None or commit.offset is None:
             return None
         return CommittedOffset(commit.offset, commit.timestamp_ms, commit.metadata)
+
+    def stands(self, logs: Mapping[str, TopicLog]) -> Iterator[tuple[TopicLog, CommittedOffset]]:
+        self._check()
+        for topic_id in list(self._commits):  # at once: another thread may change it
+            committed = self.committed(logs[topic_id]) if topic_id in logs else None
+            if committed is not None:
+                yield logs[topic_id], committed
 
     def commit(self, log: TopicLog, committed: CommittedOffset) -> Append:
         self._check(log)
@@ -139,7 +148,7 @@ class FileConsumerGroup(ConsumerGroup):
         self._compact_at = max(_COMPACT_BYTES, _COMPACT_GROWTH * len(batch.frame))
         return Segment.create_over(self._disk, self.path, [batch])
 
-    def _check(self, log: TopicLog) -> None:
+    def _check(self, log: TopicLog | None = None) -> None:
         if self.damage is not None:
             raise self.damage.with_traceback(None)
         if isinstance(log, UnreadableTopicLog):  # its id is not known, so what was committed is neither

@@ -53,7 +53,7 @@ def check_not_locked(data_dir: str) -> None:
         file = Disk().open(path, write=True)
     except (OSError, DataCorruption):
         return
-    if not _try_lock(file):
+    if not _try_lock(file, fcntl.LOCK_SH):  # shared: others that only look are no holders
         raise _locked(data_dir, file)
     fcntl.flock(file.fd, fcntl.LOCK_UN)
 

@@ -11,8 +11,13 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from flashq.errors import DataCorruption, StorageFailed, StorageFull
+from flashq.storage.file.kernel_sync import Ended, KernelSync
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 if sys.platform == "darwin":
     import fcntl
@@ -28,7 +33,8 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Errors of a write that leave the disk in order: cut back, answer 507, go on."""
 
 RESERVED_DESCRIPTORS = 16
-_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+"""Errors of opening a file that leave everything as it was."""
 
 
 class OpenFile:
@@ -48,6 +54,7 @@ class Disk:
     """The real disk. Every method raises OSError as the system call does."""
 
     _spare: list[OpenFile] | None = None
+    _kernel_sync: KernelSync | None = None
 
     def reserve_descriptors(self) -> bool:
         """Keep `RESERVED_DESCRIPTORS` open for when the process has no more; whether all of them are there.
@@ -59,7 +66,7 @@ class Disk:
             while len(spare) < RESERVED_DESCRIPTORS:
                 spare.append(OpenFile(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), os.devnull))
         except OSError as error:
-            if error.errno not in _NO_DESCRIPTORS:
+            if error.errno not in NO_DESCRIPTORS:
                 raise
             return False
         return True
@@ -74,7 +81,7 @@ class Disk:
                 fd = os.open(path, flags, 0o600)
                 break
             except OSError as error:
-                if error.errno not in _NO_DESCRIPTORS or not self._take_spare():
+                if error.errno not in NO_DESCRIPTORS or not self._take_spare():
                     raise
         if self._spare is not None and len(self._spare) < RESERVED_DESCRIPTORS:
             self.reserve_descriptors()
@@ -111,6 +118,15 @@ class Disk:
         """Up to `size` bytes; fewer only at the end of the file."""
         return os.pread(file.fd, size, position)
 
+    def is_cached(self, file: OpenFile, size: int, position: int) -> bool:
+        """Whether the system has these bytes in memory; True where it does not tell. Never waits."""
+        try:
+            return os.preadv(file.fd, [bytearray(size)], position, os.RWF_NOWAIT) == size
+        except BlockingIOError:
+            return False
+        except (OSError, AttributeError):  # a file system, or a system, without it; whatever else it is, the read tells
+            return True
+
     def write(self, file: OpenFile, data: bytes | bytearray, position: int) -> None:
         """All of it, or an OSError that leaves an unknown part written."""
         written = os.pwrite(file.fd, data, position)
@@ -123,12 +139,44 @@ class Disk:
     def sync(self, file: OpenFile) -> None:
         _sync(file.fd)
 
+    def sync_from_loop(self, loop: AbstractEventLoop) -> None:
+        """Let `begin_sync` work, on this loop, where it can be had."""
+        try:
+            self._kernel_sync = KernelSync(loop)
+        except (ImportError, NotImplementedError, OSError):
+            pass
+
+    def begin_sync(self, file: OpenFile, ended: Ended) -> bool:
+        """`sync` on the loop: `ended` is told there, once. False, and nothing begun, where that cannot be had."""
+        return self._kernel_sync is not None and self._kernel_sync.begin(file.fd, ended)
+
+    def leave_loop(self) -> None:
+        """Block until syncs begun on the loop have ended; begin no more there. On its thread."""
+        if self._kernel_sync is not None:
+            self._kernel_sync.close()
+            self._kernel_sync = None
+
     def sync_directory(self, path: str) -> None:
         fd = self._open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def sync_file_system(self, path: str) -> bool:
+        """Make everything on the file system of `path` durable; False where no one call does that (macOS)."""
+        import ctypes  # here: no other command pays for loading it
+
+        syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+        if syncfs is None:
+            return False
+        fd = self._open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if syncfs(fd) != 0:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
+        finally:
+            os.close(fd)
+        return True
 
     def forget_pages(self, file: OpenFile) -> None:
         """Drop the file's clean pages, so that what is read next comes from the medium."""

@@ -14,11 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from flashq.storage.backend import Deliver, SyncObserver
+from flashq.storage.file.descriptors import Descriptors
 from flashq.storage.interface import SyncMode
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
     from flashq.storage.file.journal import Journal
-    from flashq.storage.file.segment import Segment
 
 SYNC_THREADS = 4
 """fdatasync of different files overlap in the kernel; a file has one at a time."""
@@ -41,6 +43,7 @@ class Flusher:
         self.clock = clock
         self.on_sync: SyncObserver | None = None
         self._threads = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="flashq-sync")
+        self.descriptors = Descriptors(self._threads.submit)
         self._call_soon: Deliver | None = None
         self._call_soon_threadsafe: Deliver | None = None
         self._loop_thread = 0
@@ -50,9 +53,9 @@ class Flusher:
         self._watcher: threading.Thread | None = None
         self._closed = False
 
-    def drive_from_loop(self, call_soon: Deliver, call_soon_threadsafe: Deliver) -> None:
-        """Write at the end of each tick of this thread's event loop, and run callbacks there."""
-        self._call_soon, self._call_soon_threadsafe = call_soon, call_soon_threadsafe
+    def drive_from_loop(self, loop: AbstractEventLoop) -> None:
+        """Write at the end of each tick of this thread's event loop, sync there if it can be, run callbacks there."""
+        self._call_soon, self._call_soon_threadsafe = loop.call_soon, loop.call_soon_threadsafe
         self._loop_thread = threading.get_ident()
 
     def appended(self, journal: Journal) -> None:
@@ -69,17 +72,19 @@ class Flusher:
         return threading.get_ident() == self._loop_thread
 
     def submit(self, journal: Journal) -> None:
-        """Have a thread write and sync this journal until nothing is asked of it."""
-        if journal.claim_worker():
-            try:
-                self._threads.submit(journal.work)
-            except RuntimeError:  # closing: `Journal.close` does the rest
-                journal.release_worker()
+        """Have the loop or a thread write and sync this journal until nothing is asked of it."""
+        if journal.claim_worker() and not (self.is_loop_thread() and journal.begin_sync()):
+            self.submit_to_thread(journal)
 
-    def sync(self, segment: Segment, records: int) -> None:
-        """Make a segment durable, with `records` that were not, and tell `on_sync`."""
-        begun = self.clock()
-        segment.sync()
+    def submit_to_thread(self, journal: Journal) -> None:
+        """Hand over the work on a journal, which the caller has claimed."""
+        try:
+            self._threads.submit(journal.work)
+        except RuntimeError:  # closing: `Journal.close` does the rest
+            journal.release_worker()
+
+    def synced(self, begun: float, records: int) -> None:
+        """Tell `on_sync` of a sync that began then (`clock`) and has made `records` durable."""
         if self.on_sync is not None:
             self.on_sync(self.clock() - begun, records)
 

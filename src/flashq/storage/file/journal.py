@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from flashq.batch import Batch
-from flashq.errors import Closed, DataCorruption, FlashQError, StorageFailed, StorageFull
+from flashq.errors import Closed, DataCorruption, FlashQError, StorageFailed
 from flashq.logging import get_logger
-from flashq.storage.file.disk import NO_ROOM
+from flashq.storage.file.completion import Sync, call_back, fail, no_room, refused_since, stopped
+from flashq.storage.file.disk import NO_DESCRIPTORS, NO_ROOM
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.segment import Segment
 from flashq.storage.interface import Append, Settler, not_at_end
@@ -68,6 +70,10 @@ class Journal(Settler):
         self._write_wanted = False  # by a worker: nobody else is going to
         self._has_worker = False
         self._closed = False
+        self._is_idle = False  # nothing has been written since `rest` was asked the last time
+        self._is_resting = True  # without a descriptor, until the next write
+        if segment.file is not None:
+            self._hold_descriptor()
 
     # -- appending
 
@@ -77,7 +83,7 @@ class Journal(Settler):
             if self._closed:
                 raise Closed(f"{self.what} is closed; nothing was stored")
             if self.failure is not None:
-                raise _refusal(self.failure)
+                raise refused_since(self.failure)
             if if_next_offset is not None and if_next_offset != self.next_offset:
                 raise not_at_end(self.topic, self.next_offset, if_next_offset)
             batch.place(self.next_offset, self._epoch(self.next_offset), self._last_timestamp_ms)
@@ -145,11 +151,12 @@ class Journal(Settler):
 
     def notify(self, append: Append, callback: Callable[[Append], None]) -> None:
         with self.lock:
-            if not append.done:
+            done = append.done
+            if not done:
                 append.callback = callback
-                callback = _nothing
-        callback(append)
-        if callback is _nothing and not self._flusher.is_loop_thread():  # a loop writes at the end of its tick
+        if done:
+            callback(append)
+        elif not self._flusher.is_loop_thread():  # a loop writes at the end of its tick
             self._write_wanted = True
             self._flusher.submit(self)
 
@@ -176,6 +183,9 @@ class Journal(Settler):
         if self._is_full(self.segment):
             self._rolling = self._sync_wanted = True
             return []
+        self._is_idle = False
+        if self._is_resting:
+            self._hold_descriptor()
         pending, self._pending = self._pending, []
         try:
             self.segment.append([append.batch for append in pending])
@@ -221,7 +231,7 @@ class Journal(Settler):
         return now - self._unsynced_since > _OVERDUE_INTERVALS * self._flusher.sync_interval_s
 
     def _write_failed(self, pending: list[Append], error: OSError) -> list[Append]:
-        if error.errno in NO_ROOM:
+        if error.errno in NO_ROOM | NO_DESCRIPTORS:
             try:
                 self.segment.cut_back()
             except OSError as cut_error:
@@ -231,54 +241,102 @@ class Journal(Settler):
         return self._stop(error, unknown=pending)
 
     def _refuse_pending(self, pending: list[Append], error: OSError) -> list[Append]:
-        """The disk has no room; nothing of these was kept, and their offsets go to the next posts."""
+        """There is no room; nothing of these was kept, and their offsets go to the next posts."""
         self.next_offset = self.written_offset
-        full = StorageFull(
-            f"no room to store records of {self.what}: {error.strerror}. Nothing was stored; "
-            "free some space and post again",
-            outcome="not_applied",
-        )
-        return _fail(pending, full)
+        if error.errno in NO_DESCRIPTORS:
+            self._flusher.descriptors.run_out()
+        return fail(pending, no_room(self.what, error))
 
     # -- syncing
 
     def sync(self) -> None:
         """Make everything written so far durable, roll if it is time, and complete what waited for that. Blocks."""
         with self._io:
-            with self.lock:
-                self._sync_wanted = False
-                waiting, self._unsynced = self._unsynced, []
-                target, records, rolling = self.written_offset, self._unsynced_records, self._rolling
-                segment, since, begun = self.segment, self._unsynced_since, self._flusher.clock()
-                before = self.readable
+            sync = self._prepare_sync()
             error: OSError | None = None
-            if self.failure is None and (records or rolling or segment.new_entry):
+            if self.failure is None and sync.is_needed:
                 try:
-                    self._flusher.sync(segment, records)
+                    sync.segment.sync()
                 except OSError as caught:
                     error = caught
-                except BaseException:  # an interrupt: whoever else waits for these syncs them
-                    with self.lock:
-                        self._unsynced, self._sync_wanted = waiting + self._unsynced, True
+                except BaseException:  # an interrupt
+                    self._put_back(sync)
                     raise
+            done = self._finish_sync(sync, error)
+            if sync.rolling and self.failure is None:
+                done = done + self._roll_over(sync.segment)
             with self.lock:
-                if self.failure is not None:  # a write failed meanwhile
-                    done = _fail(waiting, self.failure)
-                elif error is not None:
-                    done = self._stop(error, unknown=waiting)
-                else:
-                    done = waiting
-                    self._synced(target, records, since, begun)
-                self._note_done(done)
-            if rolling and self.failure is None:
-                done = done + self._roll_over(segment)
-            with self.lock:
-                moved = self.readable != before
+                moved = self.readable != sync.readable
                 # What waited for the roll has been written just now, perhaps with nobody left who would sync it.
-                worker = rolling and self._sync_wanted and not self._has_worker
+                worker = sync.rolling and self._sync_wanted and not self._has_worker
         self._deliver(done, moved)
         if worker:
             self._flusher.submit(self)
+
+    def begin_sync(self) -> bool:
+        """The worker's `sync` on the event loop, which goes on meanwhile. Its thread must not call `sync` then.
+
+        False, and nothing begun, where a thread has to do it: to roll, to write, or since the kernel can't.
+        """
+        if self._write_wanted or not self._io.acquire(blocking=False):
+            return False
+        sync = self._prepare_sync()
+        begun = not (sync.rolling or self._closed or self.failure is not None) and sync.segment.begin_sync(
+            partial(self._end_sync, sync)
+        )
+        if not begun:
+            self._put_back(sync)
+            self._io.release()
+        return begun
+
+    def _end_sync(self, sync: Sync, error: OSError | None) -> None:
+        """On the loop, with `_io` held since `begin_sync`. The next one begins before anybody is told of this one."""
+        try:
+            done = self._finish_sync(sync, error)
+        finally:
+            self._io.release()
+        with self.lock:
+            moved = self.readable != sync.readable
+            idle = self._has_no_work()
+        if not idle and not self.begin_sync():
+            self._flusher.submit_to_thread(self)
+        self._deliver(done, moved)
+
+    def _put_back(self, sync: Sync) -> None:
+        """It has not been made: whoever else waits for one makes it."""
+        with self.lock:
+            self._unsynced, self._sync_wanted = sync.waiting + self._unsynced, True
+
+    def _prepare_sync(self) -> Sync:
+        """Take what a sync will complete. Under `_io`."""
+        with self.lock:
+            self._sync_wanted = False
+            waiting, self._unsynced = self._unsynced, []
+            return Sync(
+                segment=self.segment,
+                waiting=waiting,
+                target=self.written_offset,
+                records=self._unsynced_records,
+                rolling=self._rolling,
+                unsynced_since=self._unsynced_since,
+                readable=self.readable,
+                begun=self._flusher.clock(),
+            )
+
+    def _finish_sync(self, sync: Sync, error: OSError | None) -> list[Append]:
+        """Note what a sync has come to; the appends that are done with that. Under `_io`."""
+        with self.lock:
+            if self.failure is not None:  # a write failed meanwhile
+                done = fail(sync.waiting, self.failure)
+            elif error is not None:
+                done = self._stop(error, unknown=sync.waiting)
+            else:
+                done = sync.waiting
+                self._synced(sync)
+            self._note_done(done)
+        if sync.is_needed and error is None:
+            self._flusher.synced(sync.begun, sync.records)
+        return done
 
     def roll_now(self, active: Segment) -> None:
         """Seal this segment if it is still the active one. Blocks."""
@@ -288,15 +346,15 @@ class Journal(Settler):
             self._rolling = True
         self.sync()
 
-    def _synced(self, target: int, records: int, since: float | None, begun: float) -> None:
-        self.durable_offset = target
-        self._unsynced_records -= records
+    def _synced(self, sync: Sync) -> None:
+        self.durable_offset = sync.target
+        self._unsynced_records -= sync.records
         if self._flusher.mode == "always":
-            self.readable = target
-        if self._unsynced_since == since:
+            self.readable = sync.target
+        if self._unsynced_since == sync.unsynced_since:
             self._unsynced_since = None
             if self._unsynced_records and self._flusher.mode == "periodic":
-                self._unsynced_since = begun  # what was written while the sync ran is not older than that
+                self._unsynced_since = sync.begun  # what was written while the sync ran is not older than that
                 self._flusher.watch(self)
 
     def _roll_over(self, sealed: Segment) -> list[Append]:
@@ -310,10 +368,11 @@ class Journal(Settler):
             self._rolling = False
             if error is None:
                 self.segment = segment
+                self._hold_descriptor()
                 done = self._write_pending()
             else:
                 pending, self._pending = self._pending, []
-                if isinstance(error, OSError) and error.errno in NO_ROOM:
+                if isinstance(error, OSError) and error.errno in NO_ROOM | NO_DESCRIPTORS:
                     done = self._refuse_pending(pending, error)
                 else:
                     done = self._stop(error, unknown=pending)
@@ -325,17 +384,12 @@ class Journal(Settler):
     def _stop(self, error: OSError | DataCorruption, *, unknown: list[Append]) -> list[Append]:
         """The point of no return: what is on the disk is not known any more. A restart reads it back and goes on."""
         cause = (isinstance(error, OSError) and error.strerror) or str(error)
-        self.failure = StorageFailed(
-            f"the disk failed under {self.what}: {cause}. Whether these records are stored is not known; "
-            "no more are taken until a restart has read back what is",
-            outcome="unknown",
-            cause=cause,
-        )
+        self.failure = stopped(self.what, cause)
         log.error("storage_failed", what=self.what, cause=cause, durable_offset=self.durable_offset)
         self.readable = self.durable_offset
         pending, self._pending = self._pending, []
         unsynced, self._unsynced = self._unsynced, []
-        return _fail(unknown + unsynced, self.failure) + _fail(pending, _refusal(self.failure))
+        return fail(unknown + unsynced, self.failure) + fail(pending, refused_since(self.failure))
 
     def _note_done(self, done: list[Append]) -> None:
         """Under the lock: from here on `done` is true and callbacks are fixed."""
@@ -362,7 +416,7 @@ class Journal(Settler):
         if moved and self._on_advance is not None:
             self._flusher.deliver(self._on_advance)
         if any(append.callback is not None for append in done):
-            self._flusher.deliver(lambda: _call_back(done))
+            self._flusher.deliver(lambda: call_back(done))
 
     # -- the worker: at most one thread of the flusher at a time
 
@@ -372,6 +426,12 @@ class Journal(Settler):
                 return False
             self._has_worker = True
             return True
+
+    def _has_no_work(self) -> bool:
+        """Whether the worker is done; then there is none any more. Under the lock."""
+        idle = self.failure is not None or not (self._sync_wanted or self._write_wanted)
+        self._has_worker = not idle
+        return idle
 
     def release_worker(self) -> None:
         with self.lock:
@@ -387,9 +447,7 @@ class Journal(Settler):
                 if self._sync_wanted:
                     self.sync()
                 with self.lock:
-                    idle = not self._sync_wanted and not self._write_wanted
-                    if idle or self.failure is not None:
-                        self._has_worker = False
+                    if self._has_no_work():
                         return
         except BaseException:
             self.release_worker()  # the next write finds another thread
@@ -400,6 +458,29 @@ class Journal(Settler):
         """The sync interval has passed for the first write not yet synced."""
         with self.lock:
             self._sync_wanted = self._sync_wanted or self._unsynced_since is not None
+
+    def _hold_descriptor(self) -> None:
+        self._is_resting = False
+        self._flusher.descriptors.hold(self)
+
+    def rest(self) -> bool:
+        """Let go of the descriptor until the next write, if this log has not been written to since it was asked last.
+
+        Only with everything synced: the kernel tells of a failed write-back to those who had the file open.
+        """
+        if self._closed:
+            return True
+        if not self._is_idle:
+            self._is_idle = True
+            return False
+        if self.written_offset != self.durable_offset:
+            self.sync()
+        with self._io, self.lock:
+            if self._pending or self._rolling or self._unsynced_records or self.segment.new_entry or not self._is_idle:
+                return False
+            self.segment.file = None
+            self._is_resting = True
+            return True
 
     def close(self) -> None:
         """Write and sync what there is, and take no more. Raises `StorageFailed` if that failed."""
@@ -414,33 +495,7 @@ class Journal(Settler):
                 break
             self.write()
             self.sync()
-        self.segment.file = None
+        self._flusher.descriptors.release(self)
+        self.segment.close()
         if self.failure is not None:
             raise self.failure
-
-
-def _fail(appends: list[Append], error: FlashQError) -> list[Append]:
-    for append in appends:
-        append.error = error
-    return appends
-
-
-def _refusal(failure: StorageFailed) -> StorageFailed:
-    return StorageFailed(
-        f"{failure.message.split('. ')[0]}. Nothing was stored; restart FlashQ to read back what is on the disk",
-        outcome="not_applied",
-        **failure.details,
-    )
-
-
-def _call_back(done: list[Append]) -> None:
-    for append in done:
-        if append.callback is not None:
-            try:
-                append.callback(append)
-            except Exception:  # a caller's mistake: the others still wait for their answer
-                log.exception("callback_failed")
-
-
-def _nothing(append: Append) -> None:
-    pass

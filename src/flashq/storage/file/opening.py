@@ -18,6 +18,7 @@ import msgspec
 
 from flashq.errors import DataCorruption, InvalidParameter
 from flashq.logging import get_logger
+from flashq.names import is_name
 from flashq.storage.file.disk import Disk, OpenFile, refused
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.names import DELETED_PREFIX, NEW_PREFIX, file_name
@@ -50,20 +51,36 @@ class Recovered:
     problems: list[str] = field(default_factory=list)
 
 
-def open_topic(directory: str, *, disk: Disk, flusher: Flusher, epoch: int, recovered: Recovered) -> FileTopicLog:
+@dataclass(frozen=True, slots=True)
+class Beforehand:
+    """What is known of all files before any is read."""
+
+    synced: bool = False
+    """By one call: with thousands of logs, an fsync for each takes longer than everything else."""
+    as_on_medium: bool = False
+    """What reads find in memory is what is on the disk: nothing has failed since it was written."""
+
+
+UNKNOWN = Beforehand()
+
+
+def open_topic(
+    directory: str, *, disk: Disk, flusher: Flusher, epoch: int, recovered: Recovered, known: Beforehand = UNKNOWN
+) -> FileTopicLog:
     """The topic in this directory. Raises `DataCorruption` when there is nothing that can be read."""
     about = read_topic_file(disk, directory)
     partition = os.path.join(directory, PARTITION)
-    for path in (directory, partition):
-        disk.sync_directory(path)  # a kill may have come between a file and its durable name
+    if not known.synced:
+        for path in (directory, partition):
+            disk.sync_directory(path)  # a kill may have come between a file and its durable name
     bases = segment_bases(directory, about.name)
     sealed = [_sealed_segment(disk, segment_path(partition, base), base) for base in bases[:-1]]
     path = segment_path(partition, bases[-1])
-    file, found = recover_file(disk, path, bases[-1], about.epoch_at, what=about.name, recovered=recovered)
+    _, found = recover_file(disk, path, bases[-1], about.epoch_at, what=about.name, recovered=recovered, known=known)
     damage = None
     if found.verdict == "damage":
         damage = corruption(about.name, path, Broken(found.end, found.next_offset, found.why, cut=False))
-    active = Segment.recovered(disk, path, bases[-1], file, found)
+    active = Segment.recovered(disk, path, bases[-1], found)
     if sealed and not found.frames:
         with contextlib.suppress(Broken, OSError):
             active.max_timestamp_ms = sealed[-1].latest_timestamp(about.epoch_at)  # so that time does not go back
@@ -132,7 +149,14 @@ def delete_topic(topics_dir: str, directory: str, *, disk: Disk) -> None:
 
 
 def recover_file(
-    disk: Disk, path: str, base_offset: int | None, epoch_at: EpochAt, *, what: str, recovered: Recovered
+    disk: Disk,
+    path: str,
+    base_offset: int | None,
+    epoch_at: EpochAt,
+    *,
+    what: str,
+    recovered: Recovered,
+    known: Beforehand = UNKNOWN,
 ) -> tuple[OpenFile, Scan]:
     """A file of frames, open for writing after its last good frame. A torn tail is kept beside it and cut.
 
@@ -140,8 +164,10 @@ def recover_file(
     medium does not, and a second fdatasync reports success.
     """
     file = disk.open(path, write=True)
-    disk.sync(file)
-    disk.forget_pages(file)
+    if not known.synced:
+        disk.sync(file)
+    if not known.as_on_medium:
+        disk.forget_pages(file)
     found = scan(disk, file, base_offset, epoch_at)
     if found.verdict == "torn" and base_offset is None and not found.frames:
         found.verdict = "damage"  # a group is there once its first frame is durable
@@ -178,7 +204,10 @@ def _move_durably(disk: Disk, old: str, new: str) -> None:
 
 
 def remove_tree(disk: Disk, path: str) -> None:
-    """Remove a directory of ours and all in it. Links are removed, never followed."""
+    """Remove a directory of ours and all in it. Links are removed, never followed, also in its own place."""
+    if os.path.islink(path):
+        disk.unlink(path)
+        return
     try:
         entries = list(os.scandir(path))
     except FileNotFoundError:
@@ -225,12 +254,12 @@ def read_topic_file(disk: Disk, directory: str) -> TopicFile:
         file = disk.open(path)
         about = msgspec.json.decode(disk.read(file, _MAX_TOPIC_FILE_BYTES, 0), type=TopicFile)
         about.config()
-    except (OSError, msgspec.MsgspecError, RecursionError, InvalidParameter) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidParameter) as error:
         raise DataCorruption(f"{path} cannot be read: {error}. Nothing was changed", path=path) from error
     if not about.epochs:
         raise DataCorruption(f"{path} names no epoch. Nothing was changed", path=path)
-    if file_name(about.name) != os.path.basename(directory):
-        raise DataCorruption(f"{directory} is not where topic {about.name} belongs", path=directory)
+    if not is_name(about.name) or file_name(about.name) != os.path.basename(directory):
+        raise DataCorruption(f"{directory} is not where topic {about.name!r} belongs", path=directory)
     return about
 
 

@@ -216,7 +216,7 @@ class _Mending:
     def _seal(self, path: str, piece: Run) -> None:
         file = self._disk.open(path)
         found = scan(self._disk, file, piece.base_offset, self._epoch_at)
-        segment = Segment.recovered(self._disk, path, piece.base_offset, file, found)
+        segment = Segment.recovered(self._disk, path, piece.base_offset, found)
         segment.seal(found.next_offset)
         segment.keep_keys(found.keys)
 

@@ -44,7 +44,7 @@ def read_root(disk: Disk, data_dir: str) -> RootFile:
                 format=version,
             )
         return msgspec.convert(stated, type=RootFile)
-    except (msgspec.MsgspecError, KeyError, TypeError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError, RecursionError) as error:
         raise UnsupportedFormat(f"{path} cannot be read: {error}. Nothing was touched; restore it") from error
 
 

@@ -49,7 +49,7 @@ def runs(
     limit: int | None = None,
     on_batch: OnBatch | None = None,
 ) -> Iterator[Run]:
-    """Every run; the first starts at 0 and may be empty, and all but the last are followed by damage.
+    """Every run; the first starts at 0, any may be empty, and all but the last are followed by damage.
 
     Good is what `walk` takes for good, whose records decode, and which lies below the offset `limit`.
     """

@@ -7,8 +7,9 @@ others are sealed: they never change again and have their index beside them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter
@@ -19,12 +20,14 @@ from flashq.storage.file import index as index_file
 from flashq.storage.file import keys as keys_file
 from flashq.storage.file.disk import Disk, OpenFile
 from flashq.storage.file.index import SparseIndex
+from flashq.storage.file.kernel_sync import Ended
 from flashq.storage.file.recovery import Broken, EpochAt, Scan, scan, walk
 
 LOG_SUFFIX = ".log"
 INDEX_SUFFIX = ".index"
 KEYS_SUFFIX = ".keys"
 _SMALL_READ_BYTES = 16 * 1024
+_BASE_OFFSET = attrgetter("base_offset")
 TAIL_BYTES = 128 * 1024
 """How much of the latest frames an active segment keeps in memory for those who follow it."""
 
@@ -34,7 +37,8 @@ def segment_path(directory: str, base_offset: int) -> str:
 
 
 class Segment:
-    """`size` bytes of frames from `base_offset`. `file` is open while it is active, and for every read otherwise."""
+    """`size` bytes of frames from `base_offset`. `file` is open from a write until the log rests; then every read opens
+    one of its own."""
 
     __slots__ = (
         "_index",
@@ -44,6 +48,7 @@ class Segment:
         "max_timestamp_ms",
         "new_entry",
         "path",
+        "sealed",
         "size",
         "tail",
         "tail_bytes",
@@ -54,7 +59,8 @@ class Segment:
         self.path = path
         self.base_offset = base_offset
         self.size = size
-        self.file: OpenFile | None = None
+        self.sealed = True
+        self.file: OpenFile | None = None  # without one, nothing is unsynced
         self.max_timestamp_ms: int | None = None  # None: sealed, and nobody has asked yet
         self.new_entry = False  # its directory has not been synced since it was created
         self._index: SparseIndex | None = None
@@ -65,6 +71,7 @@ class Segment:
     def create(cls, disk: Disk, path: str, base_offset: int) -> Segment:
         """An empty active segment; durable after `sync`."""
         segment = cls(disk, path, base_offset, 0)
+        segment.sealed = False
         segment.file = disk.open(path, create=True, write=True)
         disk.truncate(segment.file, 0)
         segment.max_timestamp_ms = 0
@@ -76,16 +83,17 @@ class Segment:
     def create_over(cls, disk: Disk, path: str, batches: Sequence[Batch]) -> Segment:
         """The active segment of a file that was just written, durably, with exactly these batches."""
         segment = cls(disk, path, batches[0].base_offset, 0)
+        segment.sealed = False
         segment.file = disk.open(path, write=True)
         segment._index = SparseIndex()
         segment._account(batches)
         return segment
 
     @classmethod
-    def recovered(cls, disk: Disk, path: str, base_offset: int, file: OpenFile, found: Scan) -> Segment:
-        """The active segment as a scan found it."""
+    def recovered(cls, disk: Disk, path: str, base_offset: int, found: Scan) -> Segment:
+        """The active segment as a scan found it, synced."""
         segment = cls(disk, path, base_offset, found.end)
-        segment.file = file
+        segment.sealed = False
         segment.max_timestamp_ms = found.max_timestamp_ms
         segment._index = found.index
         return segment
@@ -94,10 +102,17 @@ class Segment:
 
     def append(self, batches: Sequence[Batch]) -> None:
         """Write frames at the end with one system call. On OSError the file may hold a part of them: `cut_back`."""
-        assert self.file is not None
+        if self.file is None:
+            self.file = self._reopened()
         data = batches[0].frame if len(batches) == 1 else b"".join([batch.frame for batch in batches])
         self.disk.write(self.file, data, self.size)
         self._account(batches)
+
+    def _reopened(self) -> OpenFile:
+        file = self.disk.open(self.path, write=True)
+        if self.disk.size(file) != self.size:
+            raise OSError(errno.EIO, f"somebody else has changed {self.path}")
+        return file
 
     def _account(self, batches: Sequence[Batch]) -> None:
         assert self._index is not None
@@ -111,24 +126,28 @@ class Segment:
 
     def cut_back(self) -> None:
         """Remove what a failed `append` left after the last good frame."""
-        assert self.file is not None
-        self.disk.truncate(self.file, self.size)
+        if self.file is not None:
+            self.disk.truncate(self.file, self.size)
 
     def sync(self) -> None:
         """Everything written before this call survives a power cut, and so does the file's name."""
-        assert self.file is not None
-        self.disk.sync(self.file)
+        if self.file is not None:
+            self.disk.sync(self.file)
         if self.new_entry:
             self.disk.sync_directory(os.path.dirname(self.path))
             self.new_entry = False
+
+    def begin_sync(self, ended: Ended) -> bool:
+        """`sync` on the event loop (`Disk.begin_sync`). False, and nothing begun, where that cannot be had."""
+        return self.file is not None and not self.new_entry and self.disk.begin_sync(self.file, ended)
 
     def seal(self, next_offset: int) -> None:
         """Keep the index beside the data and let go of the file. The data must have been synced."""
         assert self._index is not None
         assert self.max_timestamp_ms is not None
         self._keep_beside(INDEX_SUFFIX, self._index.encode(self.size, next_offset, self.max_timestamp_ms))
-        self.tail, self.tail_bytes = [], 0
-        self.file = self._index = None
+        self.close()
+        self.sealed = True
 
     def keep_keys(self, keys: Mapping[bytes, int]) -> None:
         """Note beside a sealed segment which idempotency keys it holds: base offsets by hash."""
@@ -152,10 +171,27 @@ class Segment:
                     self.tail, self.tail_bytes = self.tail[drop:], kept
                     break
 
+    def close(self) -> None:
+        """Let go of all that takes room: a closed log may lie about until the cycle collector comes."""
+        self.file = self._index = None
+        self.tail, self.tail_bytes = [], 0
+
     # -- reading: any thread, no lock
 
     def open(self) -> OpenFile:
         return self.file or self.disk.open(self.path)
+
+    def read_tail(self, from_offset: int, to_offset: int, max_bytes: int | None) -> list[Batch]:
+        """What `read` gives, where all of it is in memory and within `max_bytes`; else []. `to_offset` ends a batch
+        or is inside the last one wanted."""
+        tail = self.tail
+        if not tail or tail[0].base_offset > from_offset or (max_bytes is not None and max_bytes < self.tail_bytes):
+            return []
+        last = tail[-1]
+        if last.base_offset <= from_offset:
+            return [last]
+        first = bisect_right(tail, from_offset, key=_BASE_OFFSET) - 1
+        return tail[first : bisect_left(tail, to_offset, lo=first + 1, key=_BASE_OFFSET)]
 
     def read(
         self, from_offset: int, to_offset: int, *, max_records: int | None, max_bytes: int | None, epoch_at: EpochAt
@@ -183,12 +219,25 @@ class Segment:
         """Batches from the one with this offset, or from a little before it: from memory, else from the file."""
         tail = self.tail
         if tail and tail[0].base_offset <= offset:
-            at = bisect_right(tail, offset, key=attrgetter("base_offset")) - 1
+            at = bisect_right(tail, offset, key=_BASE_OFFSET) - 1
             return islice(tail, at, None)
         file, size = self.open(), self.size
         offset, position = self.index(epoch_at).find(offset)
         ahead = _SMALL_READ_BYTES if small else 4 * _SMALL_READ_BYTES
         return (batch for _, batch in walk(self.disk, file, position, size, offset, epoch_at, ahead=ahead))
+
+    def is_at_hand(self, offset: int) -> bool:
+        """Whether `read` finds the first batches from there in memory: ours, or the system's."""
+        tail, index = self.tail, self._index
+        if tail and tail[0].base_offset <= offset:
+            return True
+        if index is None:
+            return False
+        try:
+            _, position = index.find(offset)
+            return self.disk.is_cached(self.open(), min(_SMALL_READ_BYTES, self.size - position), position)
+        except (OSError, DataCorruption):
+            return True  # there is nothing to wait for
 
     def first_offset_at(self, timestamp_ms: int, epoch_at: EpochAt) -> int | None:
         """The base offset of the first batch as late as this, or None. Raises `Broken`."""
@@ -219,7 +268,7 @@ class Segment:
 
     def drop_index(self) -> None:
         """Free a sealed segment's index; the next read loads it again."""
-        if self.file is None:
+        if self.sealed:
             self._index = None
 
     def remove(self) -> None:

@@ -160,6 +160,11 @@ class FileTopicLog(TopicLog):
     def read(self, from_offset: int, *, max_records: int | None = None, max_bytes: int | None = None) -> list[Batch]:
         self._check_open()
         end = self.journal.readable
+        if from_offset < end and max_records != 0:  # most readers follow the end of the log
+            stop = end if max_records is None else min(end, from_offset + max_records)
+            recent = self._segments[-1].read_tail(from_offset, stop, max_bytes)
+            if recent:
+                return recent
         found: list[Batch] = []
         at = from_offset
         while at < end and (max_records is None or max_records > 0):
@@ -180,6 +185,11 @@ class FileTopicLog(TopicLog):
         if not found:
             self._check_readable(from_offset)
         return found
+
+    def is_at_hand(self, from_offset: int) -> bool:
+        segments = self._segments
+        at = bisect_right(segments, from_offset, key=lambda segment: segment.base_offset) - 1
+        return at < 0 or from_offset >= self.journal.readable or segments[at].is_at_hand(from_offset)
 
     def offset_at(self, timestamp_ms: int) -> int:
         for segment in self._segments:
@@ -256,7 +266,7 @@ class FileTopicLog(TopicLog):
     def _hold_index(self, segment: Segment) -> None:
         """Keep the indexes of the sealed segments read last; drop older ones."""
         held = self._indexes_held
-        if segment.file is None and segment not in held:
+        if segment.sealed and segment not in held:
             if len(held) == _INDEXES_HELD:
                 held[0].drop_index()
             held.append(segment)

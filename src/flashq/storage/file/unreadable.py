@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Literal, NoReturn
 
 from flashq.batch import Batch
@@ -21,7 +22,7 @@ class UnreadableTopicLog(TopicLog):
         self.topic_id = ""
         self.config = TopicConfig()
         self.directory = directory
-        self.damage = damage
+        self.damage = self.unreadable = damage
 
     def _refuse(self) -> NoReturn:
         raise self.damage.with_traceback(None)
@@ -60,6 +61,9 @@ class UnreadableGroup(ConsumerGroup):
         self.damage = damage
 
     def committed(self, log: TopicLog) -> CommittedOffset | None:
+        raise self.damage.with_traceback(None)
+
+    def stands(self, logs: Mapping[str, TopicLog]) -> Iterator[tuple[TopicLog, CommittedOffset]]:
         raise self.damage.with_traceback(None)
 
     def commit(self, log: TopicLog, committed: CommittedOffset) -> Append:

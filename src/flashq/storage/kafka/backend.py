@@ -9,13 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from confluent_kafka import Consumer
 
 from flashq.errors import Closed, FlashQError, StorageUnavailable, TopicNotFound
 from flashq.logging import get_logger
-from flashq.storage.backend import Deliver, Health, StorageBackend
+from flashq.storage.backend import Health, StorageBackend
 from flashq.storage.interface import ConsumerGroup, SyncMode, TopicConfig, TopicLog
 from flashq.storage.kafka.cache import Cache
 from flashq.storage.kafka.cluster import INTERNAL, PROPAGATION_S, TIMEOUT_S, Cluster, Found
@@ -26,6 +26,9 @@ from flashq.storage.kafka.lanes import Lanes
 from flashq.storage.kafka.reader import Readers
 from flashq.storage.kafka.settling import Completions
 from flashq.storage.kafka.topic_log import KafkaTopicLog, Parts
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 logger = get_logger(__name__)
 DEFAULT_REPLICATION_FACTOR = 3
@@ -175,8 +178,8 @@ class KafkaBackend(StorageBackend):
 
     # -- the whole
 
-    def drive_from_loop(self, call_soon: Deliver, call_soon_threadsafe: Deliver) -> None:
-        self._completions.deliver = call_soon_threadsafe
+    def drive_from_loop(self, loop: AbstractEventLoop) -> None:
+        self._completions.deliver = loop.call_soon_threadsafe
 
     def health(self) -> Health:
         return self._health

@@ -10,7 +10,7 @@ Any other text is a note of whoever committed; when, is then not known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -41,9 +41,9 @@ class KafkaConsumerGroup(ConsumerGroup):
     def committed(self, log: TopicLog) -> CommittedOffset | None:
         return _of(log, self._cluster.committed(self.name))
 
-    def stands(self, logs: Iterable[TopicLog]) -> Iterator[tuple[TopicLog, CommittedOffset]]:
+    def stands(self, logs: Mapping[str, TopicLog]) -> Iterator[tuple[TopicLog, CommittedOffset]]:
         told = self._cluster.committed(self.name)
-        for log in logs:
+        for log in logs.values():
             committed = _of(log, told)
             if committed is not None:
                 yield log, committed

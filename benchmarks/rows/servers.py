@@ -1,0 +1,64 @@
+"""Servers side by side, each with the same work in every round."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+from benchmarks import load
+from benchmarks.load import Load, generate
+from benchmarks.measure import Contender, Effort, Figures, Work, interleave
+from benchmarks.peers import Durability, Peer
+from benchmarks.processes import Server
+
+
+class Field:
+    """Peers that run, and why the others do not."""
+
+    def __init__(self, peers: Sequence[Peer], servers: Mapping[str, Server], missing: Mapping[str, str]) -> None:
+        self.peers = {peer.name: peer for peer in peers}
+        self.servers = servers
+        self.missing = missing
+
+    def race(
+        self, loads: Mapping[str, Load], connections: int, effort: Effort, limits: Mapping[str, Work] | None = None
+    ) -> list[Contender]:
+        """The load of each contender, by name, on so many connections; and limits measured in the same rounds."""
+
+        def post(name: str) -> Figures:
+            return generate(self.servers[name], loads[name], connections, effort.seconds)
+
+        return self.each(post, effort, limits)
+
+    def race_to_post(
+        self, loads: Mapping[str, Load], connections: int, effort: Effort, limits: Mapping[str, Work] | None = None
+    ) -> list[Contender]:
+        """As `race`. Raises RuntimeError if a server acknowledged records that it has not stored."""
+
+        def post(name: str) -> Figures:
+            peer, server, load = self.peers[name], self.servers[name], loads[name]
+            before = peer.stored(server)
+            figures = generate(server, load, connections, effort.seconds)
+            after, acknowledged = peer.stored(server), figures["requests"] * load.records
+            if before is not None and after is not None and after - before < acknowledged:
+                raise RuntimeError(f"{name} acknowledged {acknowledged:,.0f} records and stored {after - before:,}")
+            return figures
+
+        return self.each(post, effort, limits)
+
+    def each(
+        self, run: Callable[[str], Figures], effort: Effort, limits: Mapping[str, Work] | None = None
+    ) -> list[Contender]:
+        """One run for each contender in each round, given its name."""
+        work: dict[str, Work] = {name: self.missing[name] or partial(run, name) for name in self.peers}
+        return interleave(work | dict(limits or {}), effort)
+
+
+@contextlib.contextmanager
+def serving(peers: Sequence[Peer], durability: Durability) -> Iterator[Field]:
+    """Each of the peers that can run here, on its own port and directory."""
+    missing = {peer.name: load.missing() or peer.missing() for peer in peers}
+    with contextlib.ExitStack() as stack:
+        servers = {peer.name: stack.enter_context(peer.serving(durability)) for peer in peers if not missing[peer.name]}
+        yield Field(peers, servers, missing)

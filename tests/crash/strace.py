@@ -1,0 +1,60 @@
+"""Faults at a system call of a real process, by strace."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+CHANGES = ("pwrite64", "io_submit", "fdatasync", "fsync", "ftruncate", "rename", "unlink", "mkdir", "rmdir")
+"""The system calls by which storage changes a disk. Creating a file is not among them: a truncate follows each."""
+
+_SYNCS = frozenset({"fdatasync", "fsync"})
+_BY_THREADS = ["-e", "inject=io_setup:error=ENOSYS"]
+"""Else the kernel makes most of a server's fdatasyncs, asked by io_submit."""
+
+
+@cache
+def why_no_strace() -> str:
+    """Why strace cannot inject faults here; empty when it can."""
+    if shutil.which("strace") is None:
+        return "needs strace"
+    tried = subprocess.run(["strace", "-qq", "-o", os.devnull, "true"], capture_output=True)
+    return "" if tried.returncode == 0 else f"strace may not trace here: {tried.stderr.decode()[-100:]}"
+
+
+def injecting(command: list[str], fault: str, *calls: str, trace: Path = Path(os.devnull)) -> list[str]:
+    """The command under strace, with a fault in strace's words (`error=EIO:when=3`) for these system calls.
+
+    Calls are counted by name and by thread. `trace` gets a line for each; see `was_injected`. Where a sync is to fail,
+    every one is made by fdatasync or fsync.
+    """
+    named = ",".join(calls)
+    by_threads = _BY_THREADS if _SYNCS & set(calls) else []
+    traced = f"trace={named}" + (",io_setup" if by_threads else "")
+    return [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        str(trace),
+        "-e",
+        traced,
+        *by_threads,
+        "-e",
+        f"inject={named}:{fault}",
+        *command,
+    ]
+
+
+def was_injected(trace: Path) -> bool:
+    """Whether a fault that is an error has come to pass."""
+    lines = trace.read_text(errors="replace").splitlines()
+    return any("(INJECTED)" in line and "io_setup" not in line for line in lines)
+
+
+def without_syncs(command: list[str]) -> list[str]:
+    """The command on a disk that reports every flush as done and makes none."""
+    return injecting(command, "retval=0", "fsync", "fdatasync")
