@@ -449,6 +449,18 @@ def test_creating_and_deleting_on_a_failing_disk_raise_of_the_family_and_can_be_
     assert it.flashq.topics() == it.flashq.consumer_groups() == []
 
 
+def test_a_group_whose_deletion_was_not_durable_is_there_as_it_was_after_a_restart(rig: Callable[..., Rig]) -> None:
+    it = rig()
+    it.flashq.post_record("t", "x")
+    it.flashq.create_consumer_group("g")
+    it.flashq.commit_offset("g", "t", 1)
+    it.disk.decide = Nth(1, BROKEN, "sync_directory")
+    with pytest.raises(StorageFailed):
+        it.flashq.delete_consumer_group("g")
+    assert it.flashq.consumer_group_offset("g", "t") == 1
+    assert it.reopen().consumer_group_offset("g", "t") == 1
+
+
 def test_a_topic_whose_disk_failed_can_be_deleted_and_made_again(rig: Callable[..., Rig]) -> None:
     it = rig()
     it.flashq.post_record("t", "first")

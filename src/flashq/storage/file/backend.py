@@ -28,6 +28,7 @@ from flashq.storage.file.opening import (
     Recovered,
     clean_temporaries,
     create_topic,
+    delete_group_file,
     delete_topic,
     is_topic,
     open_topic,
@@ -135,9 +136,7 @@ class FileBackend(StorageBackend):
                 _close(group)
             try:
                 with on_disk(f"the deletion of group {name}"):
-                    with contextlib.suppress(FileNotFoundError):
-                        self._disk.unlink(group.path)
-                    self._disk.sync_directory(self._groups_dir)
+                    delete_group_file(self._groups_dir, group.path, disk=self._disk)
             except FlashQError:
                 self._groups[name] = group
                 raise

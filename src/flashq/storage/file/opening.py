@@ -148,6 +148,17 @@ def delete_topic(topics_dir: str, directory: str, *, disk: Disk) -> None:
         log.warning("removal_failed", path=aside, why=str(error))
 
 
+def delete_group_file(groups_dir: str, path: str, *, disk: Disk) -> None:
+    """As a topic: renamed first, and back if that cannot be made durable. Does nothing where there is no file."""
+    aside = os.path.join(groups_dir, DELETED_PREFIX + uuid.uuid4().hex)
+    with contextlib.suppress(FileNotFoundError):
+        _move_durably(disk, path, aside)
+        try:
+            disk.unlink(aside)
+        except OSError as error:  # the group is gone all the same; the next start tries again
+            log.warning("removal_failed", path=aside, why=str(error))
+
+
 def recover_file(
     disk: Disk,
     path: str,
