@@ -86,7 +86,7 @@ class StorageFailed(FlashQError, OSError):
 
 
 class StorageUnavailable(FlashQError, OSError):
-    """The cluster cannot be reached, or has too few brokers up, now. Nothing was done; it recovers by itself."""
+    """The cluster cannot be reached, or has too few brokers up, now; it recovers by itself. No record was stored."""
 
     code = "storage_unavailable"
     retriable = True

@@ -65,8 +65,10 @@ def test_only_a_write_that_may_have_been_carried_out_has_another_outcome_than_no
         "storage_failed": "either",
         "connection_failed": "either",
         "unexpected_answer": "either",
+        "storage_unavailable": "either",
+        "not_confirmed": "unknown",
     }
-    assert raised_as_unknown() == {"FlashQError", "StorageFailed", "ConnectionFailed", "kind"}
+    assert raised_as_unknown() == {"FlashQError", "StorageFailed", "StorageUnavailable", "ConnectionFailed", "kind"}
 
 
 def raised_as_unknown() -> set[str]:
