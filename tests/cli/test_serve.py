@@ -76,6 +76,7 @@ def test_every_setting_has_a_flag_and_the_flag_reaches_the_server(
         "host": "::1", "port": "0", "storage": "memory", "data_dir": "d", "sync_mode": "periodic",
         "commit_threshold": "5", "sync_interval_s": "0.5", "segment_bytes": "1MiB", "retention_ms": "7d",
         "retention_bytes": "1GiB", "max_body_bytes": "2MiB", "max_connections": "7", "token_file": str(token),
+        "kafka_bootstrap": "a:1,b:2", "kafka_config": "k.conf", "kafka_replication_factor": "2",
         "insecure": "", "allow_host": "a.example,b.example", "cors_origin": "https://c.example", "tls_cert": "c.pem",
         "tls_key": "k.pem", "log_level": "error", "log_format": "json",
     }  # fmt: skip
@@ -87,6 +88,7 @@ def test_every_setting_has_a_flag_and_the_flag_reaches_the_server(
             ServerSettings(
                 host="::1", port=0, storage="memory", data_dir="d", sync_mode="periodic", commit_threshold=5,
                 sync_interval_s=0.5, segment_bytes=2**20, retention_ms=604_800_000, retention_bytes=2**30,
+                kafka_bootstrap="a:1,b:2", kafka_config="k.conf", kafka_replication_factor=2,
                 max_body_bytes=2**21, max_connections=7, token_file=str(token), insecure=True,
                 allow_host=("a.example", "b.example"), cors_origin=("https://c.example",), tls_cert="c.pem",
                 tls_key="k.pem", log_level="error", log_format="json",

@@ -26,7 +26,7 @@ def test_every_command_prints_what_the_page_shows(tmp_path: Path) -> None:
 def test_every_command_has_its_place_on_the_page() -> None:
     text = PAGE.read_text(encoding="utf-8")
     names = [command.name for command in app.registered_commands]
-    assert len(names) == 11
+    assert len(names) == 12
     assert {group.name for group in app.registered_groups} == {"topics", "groups"}
     for name in names:
         assert f"`{name}`" in text, name

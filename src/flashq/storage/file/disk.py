@@ -9,9 +9,9 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from flashq.errors import DataCorruption, StorageFailed, StorageFull
 from flashq.storage.file.kernel_sync import Ended, KernelSync
@@ -27,6 +27,7 @@ if sys.platform == "darwin":
 else:
     _sync = os.fdatasync
 
+T = TypeVar("T")
 _OPEN_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # O_NONBLOCK: opening a FIFO must not hang
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -75,17 +76,25 @@ class Disk:
         self._spare = None
 
     def _open(self, path: str, flags: int) -> int:
-        """`os.open`, with a reserved descriptor if there is no other. The reserve fills up again when it can."""
+        return self._with_spare(lambda: os.open(path, flags, 0o600))
+
+    def entries(self, path: str) -> list[os.DirEntry[str]]:
+        """What is in a directory."""
+        return self._with_spare(lambda: list(os.scandir(path)))
+
+    def _with_spare(self, opened: Callable[[], T]) -> T:
+        """A call that opens something, with a reserved descriptor if there is no other. The reserve fills up again
+        when it can."""
         while True:
             try:
-                fd = os.open(path, flags, 0o600)
+                result = opened()
                 break
             except OSError as error:
                 if error.errno not in NO_DESCRIPTORS or not self._take_spare():
                     raise
         if self._spare is not None and len(self._spare) < RESERVED_DESCRIPTORS:
             self.reserve_descriptors()
-        return fd
+        return result
 
     def _take_spare(self) -> bool:
         try:

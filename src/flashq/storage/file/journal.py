@@ -293,6 +293,9 @@ class Journal(Settler):
         """On the loop, with `_io` held since `begin_sync`. The next one begins before anybody is told of this one."""
         try:
             done = self._finish_sync(sync, error)
+        except BaseException:
+            self.release_worker()  # the next write finds another
+            raise
         finally:
             self._io.release()
         with self.lock:

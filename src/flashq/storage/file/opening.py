@@ -220,7 +220,7 @@ def remove_tree(disk: Disk, path: str) -> None:
         disk.unlink(path)
         return
     try:
-        entries = list(os.scandir(path))
+        entries = disk.entries(path)
     except FileNotFoundError:
         return
     for entry in entries:
