@@ -219,7 +219,8 @@ def _check_topic(log: bytes) -> None:
 def _records_and_one_more(topic: str) -> list[RecordWithOffset]:
     """What the topic holds once opened, and a record posted to it unless it is damaged."""
     flusher = Flusher("always", 1, 1.0)
-    log = open_topic(topic, disk=_disk, flusher=flusher, epoch=0, recovered=Recovered())
+    *_, log = open_topic(topic, disk=_disk, flusher=flusher, epoch=0, recovered=Recovered())
+    assert log is not None
     try:
         try:
             log.append(encode([(b"k", b"v", NO_HEADERS)], 0)).result()

@@ -13,6 +13,7 @@ from flashq.broker.flashq import FlashQ as Engine
 from flashq.storage.file import backend as file_backend
 from flashq.storage.file.backend import FileBackend
 from flashq.storage.file.disk import Disk, OpenFile
+from flashq.storage.file.opening import _LOGS_AHEAD
 
 
 class Noting(Disk):
@@ -33,6 +34,10 @@ class Noting(Disk):
     def forget_pages(self, file: OpenFile) -> None:
         self._note("forget", file)
         super().forget_pages(file)
+
+    def read_ahead(self, file: OpenFile, size: int) -> None:
+        self._note("ahead", file)
+        super().read_ahead(file, size)
 
     def read(self, file: OpenFile, size: int, position: int) -> bytes:
         self._note("read", file)
@@ -92,6 +97,19 @@ def test_pages_are_dropped_before_reading_unless_the_last_stop_reached_the_disk(
     done = opened(stopped, has_call=True)
     assert done.count("forget") == 2
     assert done.index("forget") < done.index("read")
+
+
+def test_other_logs_are_asked_of_the_disk_before_one_is_read(tmp_path: Path) -> None:
+    topics = _LOGS_AHEAD + 10
+    with FlashQ.open(tmp_path) as flashq:
+        for number in range(topics):
+            flashq.post_record(f"t{number}", str(number))
+    disk = Noting(has_call=True)
+    with Engine(FileBackend(str(tmp_path), disk=disk)) as flashq:
+        done = [each for each in disk.done if each in ("ahead", "read")]
+        assert done.index("read") == _LOGS_AHEAD + 1
+        assert done.count("ahead") == topics
+        assert [flashq.poll_records(f"t{number}")[0].text for number in range(topics)] == list(map(str, range(topics)))
 
 
 def test_topics_that_are_deleted_take_no_memory_until_the_cycle_collector_comes(tmp_path: Path) -> None:

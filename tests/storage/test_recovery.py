@@ -369,7 +369,8 @@ class Group:
         log.topic_id = self.topic_id
         flusher = Flusher("always", 10, 1.0)
         try:
-            group = FileConsumerGroup.open(FaultyDisk(), str(self.path), flusher, Recovered())
+            *_, group = FileConsumerGroup.open(FaultyDisk(), str(self.path), flusher, Recovered())
+            assert group is not None
             committed = group.committed(log)
         except DataCorruption:
             return None

@@ -32,6 +32,7 @@ from flashq.storage.file.opening import (
     delete_topic,
     is_topic,
     open_topic,
+    overlapped,
 )
 from flashq.storage.file.root_file import FORMAT, ROOT_FILE, RootFile, read_root, save_root
 from flashq.storage.file.topic_log import FileTopicLog
@@ -229,38 +230,41 @@ class FileBackend(StorageBackend):
         return Beforehand(synced=synced, as_on_medium=self._was_clean)
 
     def _open_topics(self, known: Beforehand) -> None:
-        for entry in sorted(os.scandir(self._topics_dir), key=lambda entry: entry.name):
-            if not is_topic(entry):
-                continue  # not ours: ignored, never deleted
-            topic: TopicLog
-            try:
-                topic = open_topic(
-                    entry.path,
-                    disk=self._disk,
-                    flusher=self._flusher,
-                    epoch=self._root.epoch,
-                    recovered=self.recovered,
-                    known=known,
-                )
-            except (OSError, DataCorruption) as error:
-                topic = UnreadableTopicLog(entry.name, entry.path, self._unreadable(entry.path, error))
+        entries = sorted(os.scandir(self._topics_dir), key=lambda entry: entry.name)
+        ours = filter(is_topic, entries)  # what is not ours is ignored, never deleted
+        for topic in overlapped(self._open_topic(entry, known) for entry in ours):
             self._topics[topic.name] = topic
         self.recovered.topics = len(self._topics)
 
+    def _open_topic(self, entry: os.DirEntry[str], known: Beforehand) -> Iterator[TopicLog | None]:
+        try:
+            yield from open_topic(
+                entry.path,
+                disk=self._disk,
+                flusher=self._flusher,
+                epoch=self._root.epoch,
+                recovered=self.recovered,
+                known=known,
+            )
+        except (OSError, DataCorruption) as error:
+            yield UnreadableTopicLog(entry.name, entry.path, self._unreadable(entry.path, error))
+
     def _open_groups(self, known: Beforehand) -> None:
-        for entry in sorted(os.scandir(self._groups_dir), key=lambda entry: entry.name):
-            if not entry.name.endswith(GROUP_SUFFIX):
-                continue
-            group: ConsumerGroup
-            try:
-                group = FileConsumerGroup.open(self._disk, entry.path, self._flusher, self.recovered, known)
-                if not is_name(group.name) or file_name(group.name) + GROUP_SUFFIX != entry.name:
-                    raise DataCorruption(f"{entry.path} is not where group {group.name!r} belongs", path=entry.path)
-            except (OSError, DataCorruption) as error:
-                name = entry.name.removesuffix(GROUP_SUFFIX)
-                group = UnreadableGroup(name, entry.path, self._unreadable(entry.path, error))
+        entries = sorted(os.scandir(self._groups_dir), key=lambda entry: entry.name)
+        ours = (entry for entry in entries if entry.name.endswith(GROUP_SUFFIX))
+        for group in overlapped(self._open_group(entry, known) for entry in ours):
             self._groups[group.name] = group
         self.recovered.groups = len(self._groups)
+
+    def _open_group(self, entry: os.DirEntry[str], known: Beforehand) -> Iterator[ConsumerGroup | None]:
+        try:
+            for group in FileConsumerGroup.open(self._disk, entry.path, self._flusher, self.recovered, known):
+                if group and (not is_name(group.name) or file_name(group.name) + GROUP_SUFFIX != entry.name):
+                    raise DataCorruption(f"{entry.path} is not where group {group.name!r} belongs", path=entry.path)
+                yield group
+        except (OSError, DataCorruption) as error:
+            name = entry.name.removesuffix(GROUP_SUFFIX)
+            yield UnreadableGroup(name, entry.path, self._unreadable(entry.path, error))
 
     def _unreadable(self, path: str, error: Exception) -> DataCorruption:
         log.error("unreadable", path=path, why=str(error))

@@ -19,8 +19,7 @@ from flashq.record import NO_HEADERS, RecordWithOffset, Row
 from flashq.storage.file.disk import Disk
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.journal import Journal
-from flashq.storage.file.opening import UNKNOWN, Beforehand, Recovered, recover_file
-from flashq.storage.file.recovery import walk
+from flashq.storage.file.opening import UNKNOWN, Beforehand, Recovered, fetch_file, recover_file
 from flashq.storage.file.segment import Segment
 from flashq.storage.file.unreadable import UnreadableTopicLog
 from flashq.storage.interface import Append, CommittedOffset, ConsumerGroup, TopicLog
@@ -86,19 +85,29 @@ class FileConsumerGroup(ConsumerGroup):
     @classmethod
     def open(
         cls, disk: Disk, path: str, flusher: Flusher, recovered: Recovered, known: Beforehand = UNKNOWN
-    ) -> FileConsumerGroup:
-        """The group in this file. Raises `DataCorruption` if even its name cannot be read."""
-        file, found = recover_file(disk, path, None, lambda offset: 0, what=path, recovered=recovered, known=known)
-        frames = walk(disk, file, 0, found.end, None, lambda offset: 0, ahead=_COMPACT_BYTES)
+    ) -> Iterator[FileConsumerGroup | None]:
+        """The group in this file, `overlapped`. Raises `DataCorruption` if even its name cannot be read."""
+        file = fetch_file(disk, path, known)
+        yield None
+        batches: list[Batch] = []
+        found = recover_file(
+            disk,
+            file,
+            None,
+            lambda offset: 0,
+            what=path,
+            recovered=recovered,
+            on_batch=lambda _, batch: batches.append(batch),
+        )
         try:
-            name, commits = read_commits(batch for _, batch in frames)
+            name, commits = read_commits(batches)
         except ValueError as error:
             raise _unreadable(path, str(error)) from error
         if name is None:
             raise _unreadable(path, found.why or "it does not begin with the group's name")
         damage = _unreadable(path, f"{found.why} at position {found.end}") if found.verdict == "damage" else None
         segment = Segment.recovered(disk, path, 0, found)
-        return cls(name, segment, found.next_offset, commits, disk=disk, flusher=flusher, damage=damage)
+        yield cls(name, segment, found.next_offset, commits, disk=disk, flusher=flusher, damage=damage)
 
     def committed(self, log: TopicLog) -> CommittedOffset | None:
         self._check(log)

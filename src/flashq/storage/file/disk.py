@@ -192,6 +192,11 @@ class Disk:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
+    def read_ahead(self, file: OpenFile, size: int) -> None:
+        """Ask for the first `size` bytes, to be read while the caller goes on."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fd, 0, size, os.POSIX_FADV_WILLNEED)
+
     def mkdir(self, path: str) -> None:
         os.mkdir(path, 0o700)
 

@@ -11,8 +11,10 @@ import re
 import stat
 import time
 import uuid
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import msgspec
 
@@ -22,7 +24,7 @@ from flashq.names import is_name
 from flashq.storage.file.disk import Disk, OpenFile, refused
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.names import DELETED_PREFIX, NEW_PREFIX, file_name
-from flashq.storage.file.recovery import Broken, EpochAt, Scan, scan
+from flashq.storage.file.recovery import READ_BYTES, Broken, EpochAt, OnBatch, Scan, scan
 from flashq.storage.file.segment import Segment, segment_path
 from flashq.storage.file.topic_log import (
     PARTITION,
@@ -36,8 +38,11 @@ from flashq.storage.file.topic_log import (
 from flashq.storage.interface import TopicConfig
 
 log = get_logger(__name__)
+T = TypeVar("T")
 _SEGMENT_NAME = re.compile(r"([0-9]{20})\.log", re.ASCII)
 _MAX_TOPIC_FILE_BYTES = 16 * 1024 * 1024
+_LOGS_AHEAD = 32
+"""A disk reads many places at once in little more time than one: measured with 20,000 files not in memory."""
 
 
 @dataclass(slots=True)
@@ -64,10 +69,28 @@ class Beforehand:
 UNKNOWN = Beforehand()
 
 
+def overlapped(openings: Iterable[Iterator[T | None]]) -> Iterator[T]:
+    """The logs these open, in their order. An opening gives None where it waits for the disk, so that others begin
+    meanwhile, and then its log."""
+    begun: deque[tuple[Iterator[T | None], T | None]] = deque()
+    for opening in openings:
+        begun.append((opening, next(opening)))
+        if len(begun) > _LOGS_AHEAD:
+            yield _opened(*begun.popleft())
+    while begun:
+        yield _opened(*begun.popleft())
+
+
+def _opened(opening: Iterator[T | None], log: T | None) -> T:
+    while log is None:
+        log = next(opening)
+    return log
+
+
 def open_topic(
     directory: str, *, disk: Disk, flusher: Flusher, epoch: int, recovered: Recovered, known: Beforehand = UNKNOWN
-) -> FileTopicLog:
-    """The topic in this directory. Raises `DataCorruption` when there is nothing that can be read."""
+) -> Iterator[FileTopicLog | None]:
+    """The topic in this directory, `overlapped`. Raises `DataCorruption` when there is nothing that can be read."""
     about = read_topic_file(disk, directory)
     partition = os.path.join(directory, PARTITION)
     if not known.synced:
@@ -76,7 +99,9 @@ def open_topic(
     bases = segment_bases(directory, about.name)
     sealed = [_sealed_segment(disk, segment_path(partition, base), base) for base in bases[:-1]]
     path = segment_path(partition, bases[-1])
-    _, found = recover_file(disk, path, bases[-1], about.epoch_at, what=about.name, recovered=recovered, known=known)
+    file = fetch_file(disk, path, known)
+    yield None
+    found = recover_file(disk, file, bases[-1], about.epoch_at, what=about.name, recovered=recovered)
     damage = None
     if found.verdict == "damage":
         damage = corruption(about.name, path, Broken(found.end, found.next_offset, found.why, cut=False))
@@ -84,7 +109,7 @@ def open_topic(
     if sealed and not found.frames:
         with contextlib.suppress(Broken, OSError):
             active.max_timestamp_ms = sealed[-1].latest_timestamp(about.epoch_at)  # so that time does not go back
-    return FileTopicLog(
+    yield FileTopicLog(
         directory,
         about,
         sealed,
@@ -159,17 +184,8 @@ def delete_group_file(groups_dir: str, path: str, *, disk: Disk) -> None:
             log.warning("removal_failed", path=aside, why=str(error))
 
 
-def recover_file(
-    disk: Disk,
-    path: str,
-    base_offset: int | None,
-    epoch_at: EpochAt,
-    *,
-    what: str,
-    recovered: Recovered,
-    known: Beforehand = UNKNOWN,
-) -> tuple[OpenFile, Scan]:
-    """A file of frames, open for writing after its last good frame. A torn tail is kept beside it and cut.
+def fetch_file(disk: Disk, path: str, known: Beforehand = UNKNOWN) -> OpenFile:
+    """A file on its way from the medium, to be recovered.
 
     First everything is synced and its pages dropped: after a failed write the page cache can hold bytes that the
     medium does not, and a second fdatasync reports success.
@@ -179,21 +195,37 @@ def recover_file(
         disk.sync(file)
     if not known.as_on_medium:
         disk.forget_pages(file)
-    found = scan(disk, file, base_offset, epoch_at)
+    disk.read_ahead(file, READ_BYTES)
+    return file
+
+
+def recover_file(
+    disk: Disk,
+    file: OpenFile,
+    base_offset: int | None,
+    epoch_at: EpochAt,
+    *,
+    what: str,
+    recovered: Recovered,
+    on_batch: OnBatch | None = None,
+) -> Scan:
+    """What a fetched file of frames holds. A torn tail is kept beside it and cut; for `on_batch` see `scan`."""
+    path = file.path
+    found = scan(disk, file, base_offset, epoch_at, on_batch=on_batch)
     if found.verdict == "torn" and base_offset is None and not found.frames:
         found.verdict = "damage"  # a group is there once its first frame is durable
     if found.verdict == "torn":
-        _cut_torn_tail(disk, path, file, found, what=what, recovered=recovered)
+        _cut_torn_tail(disk, file, found, what=what, recovered=recovered)
     elif found.verdict == "damage":
         recovered.problems.append(f"{what}: {found.why} at position {found.end} of {path}")
         log.error("damage", what=what, offset=found.next_offset, path=path, position=found.end, why=found.why)
-    return file, found
+    return found
 
 
-def _cut_torn_tail(disk: Disk, path: str, file: OpenFile, found: Scan, *, what: str, recovered: Recovered) -> None:
+def _cut_torn_tail(disk: Disk, file: OpenFile, found: Scan, *, what: str, recovered: Recovered) -> None:
     """A crash before the cut is durable finds the same tail again, and keeps it twice."""
     size = disk.size(file) - found.end
-    kept = f"{path}.torn-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{found.end}"
+    kept = f"{file.path}.torn-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{found.end}"
     disk.replace_file(kept, disk.read(file, size, found.end))
     disk.truncate(file, found.end)
     disk.sync(file)
@@ -263,7 +295,8 @@ def read_topic_file(disk: Disk, directory: str) -> TopicFile:
     path = os.path.join(directory, TOPIC_FILE)
     try:
         file = disk.open(path)
-        about = msgspec.json.decode(disk.read(file, _MAX_TOPIC_FILE_BYTES, 0), type=TopicFile)
+        size = min(disk.size(file), _MAX_TOPIC_FILE_BYTES)  # room for the most there may be costs more than the read
+        about = msgspec.json.decode(disk.read(file, size, 0), type=TopicFile)
         about.config()
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidParameter) as error:
         raise DataCorruption(f"{path} cannot be read: {error}. Nothing was changed", path=path) from error

@@ -30,6 +30,7 @@ _ZEROS_THAT_TELL = 64
 _RESYNC_WINDOW = 1 << 32
 
 EpochAt = Callable[[int], int]
+OnBatch = Callable[[int, Batch], None]
 
 
 class Broken(Exception):
@@ -96,7 +97,7 @@ def scan(
     epoch_at: EpochAt,
     *,
     position: int = 0,
-    on_batch: Callable[[int, Batch], None] | None = None,
+    on_batch: OnBatch | None = None,
 ) -> Scan:
     """Every frame of a file from `position` on, and a verdict on what follows the last good one.
 

@@ -25,7 +25,7 @@ from flashq.storage.file.disk import Disk, OpenFile, on_disk
 from flashq.storage.file.dump import frames
 from flashq.storage.file.kept import damaged_path, is_known_lost
 from flashq.storage.file.names import MARK, file_name
-from flashq.storage.file.opening import Recovered, read_topic_file, recover_file, segment_bases
+from flashq.storage.file.opening import Recovered, fetch_file, read_topic_file, recover_file, segment_bases
 from flashq.storage.file.recovery import EpochAt, scan
 from flashq.storage.file.root_file import read_root, save_root
 from flashq.storage.file.runs import Run, runs
@@ -186,7 +186,7 @@ class _Mending:
         return segment_path(os.path.dirname(self._path), piece.base_offset)
 
     def _cut_torn_tail(self) -> None:
-        recover_file(self._disk, self._path, self._base, self._epoch_at, what=self._path, recovered=Recovered())
+        _cut_torn_tail(self._disk, self._path, self._base, self._epoch_at)
 
     def _split(self) -> None:
         """Later pieces are made before anything is cut: whatever a crash leaves has all that can be read.
@@ -221,6 +221,10 @@ class _Mending:
         segment.keep_keys(found.keys)
 
 
+def _cut_torn_tail(disk: Disk, path: str, base_offset: int | None, epoch_at: EpochAt) -> None:
+    recover_file(disk, fetch_file(disk, path), base_offset, epoch_at, what=path, recovered=Recovered())
+
+
 # -- a group
 
 
@@ -233,8 +237,7 @@ def _of_group(disk: Disk, path: str) -> Repair:
         found = list(runs(disk, file, None, lambda offset: 0, on_batch=lambda batch, times: batches.append(batch)))
         if is_torn(found[0], None, None):
             cut = f"cut what follows position {found[0].end}, where a write was cut short; keep it beside the file"
-            step = partial(recover_file, disk, path, None, lambda offset: 0, what=path, recovered=Recovered())
-            repair.add(step, f"{entry}: {cut}")
+            repair.add(partial(_cut_torn_tail, disk, path, None, lambda offset: 0), f"{entry}: {cut}")
             return repair
         # A group's offsets are nobody's concern: batches are good also where only their numbering is damaged.
         by_length = [frame.batch for frame in frames(path) if frame.batch is not None]
