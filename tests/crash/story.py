@@ -25,7 +25,9 @@ KEPT, SWEPT = "kept", "swept"
 RUN = "story"
 _METADATA = "m" * 4000
 _COMMITS_TO_COMPACTION = 4  # of 4,000 bytes, where a group's file is compacted at 8 KiB
-_RETENTION_TIMEOUT_S = 3.0
+_RETENTION = {"retention_bytes": 500, "segment_bytes": 1024}
+_SEALED_POSTS = 4  # two segments of two posts: more than retention keeps
+_RETENTION_TIMEOUT_S = 1.0
 
 
 class Story:
@@ -37,6 +39,8 @@ class Story:
         self._things: list[Thing] = [Group("readers", KEPT, _METADATA), Group("gone", KEPT), Topic("gone")]
         self._sequences = dict.fromkeys(self._paths, 0)
         self.refused = 0
+        self.has_swept = False
+        """Whether retention has removed all that it may."""
 
     def __enter__(self) -> Self:
         return self
@@ -61,7 +65,7 @@ class Story:
                 self._change(connection, gone_group, 6 - number)
             self._change(connection, gone_topic, None)
             self._change(connection, gone_group, None)
-            for _ in range(4):
+            for _ in range(_SEALED_POSTS + 1):
                 self._post(connection, SWEPT, records=2)
             self._sweep(connection)
             for thing in (gone_topic, gone_group):
@@ -108,10 +112,12 @@ class Story:
         self.refused += not change(connection, self._histories[KEPT], thing, value)
 
     def _sweep(self, connection: Connection) -> None:
-        """Have retention remove segments; the fault may keep it from that."""
+        """Have retention remove the sealed segments; the fault may keep it from that."""
         path = f"/topics/{SWEPT}"
-        if connection.request("PUT", path, {"retention_bytes": 2000, "segment_bytes": 1024}).status != 200:
+        if connection.request("PUT", path, _RETENTION).status != 200:
             return
         deadline_s = time.monotonic() + _RETENTION_TIMEOUT_S
-        while connection.request("GET", path).json().get("log_start_offset") == 0 and time.monotonic() < deadline_s:
-            time.sleep(0.02)
+        while not self.has_swept and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+            about = connection.request("GET", path).json()
+            self.has_swept = about.get("log_start_offset") == 2 * _SEALED_POSTS

@@ -32,15 +32,16 @@ class Told:
     was_injected: bool = False
     output: str = ""
     refused: int = 0
+    has_swept: bool = False
 
 
 def tell_story(directory: Path, fault: str, call: str) -> Told:
     """A story with a fault, and the check of what it left with a server that has none."""
     directory.mkdir()
     data_dir, told, trace = directory / "data", Told(), directory / "trace"
-    command = in_a_hurry(flashq_command(data_dir, sync_mode="always", segment_bytes=1024))
+    command = flashq_command(data_dir, sync_mode="always", segment_bytes=1024)
     with Story(directory) as story:
-        with ServerProcess(injecting(command, fault, call, trace=trace), directory / "server.log") as server:
+        with ServerProcess(injecting(in_a_hurry(command), fault, call, trace=trace), directory / "server.log") as server:
             try:
                 server.start()
                 told.has_started = True
@@ -49,7 +50,8 @@ def tell_story(directory: Path, fault: str, call: str) -> Told:
                 server.stop()
             except (ServerFailedError, ConnectionLostError):
                 pass
-        told.status, told.output, told.refused = server.status, server.output_tail(), story.refused
+        told.status, told.output = server.status, server.output_tail()
+        told.refused, told.has_swept = story.refused, story.has_swept
         told.was_injected = was_injected(trace)
         story.server_is_gone()
         if (data_dir / "flashq.json").exists():
@@ -72,6 +74,7 @@ def test_a_kill_at_any_system_call_loses_nothing_acknowledged(
     tell(f"killed at each of the first {nth - 1} calls of a thread")
     assert nth > 2
     assert told.refused == 0
+    assert told.has_swept
 
 
 @pytest.mark.parametrize(
@@ -100,3 +103,4 @@ def test_a_disk_that_fails_at_any_system_call_is_told_and_loses_nothing_acknowle
     tell(f"failed at each of the first {nth - 1} calls of a thread: {starts} starts and {refused} requests refused")
     assert nth > 2
     assert told.refused == 0
+    assert told.has_swept
