@@ -474,6 +474,19 @@ def test_a_topic_whose_disk_failed_can_be_deleted_and_made_again(rig: Callable[.
     assert it.values() == [b"anew"]
 
 
+def test_what_could_not_be_made_for_want_of_room_is_not_there_after_a_restart(rig: Callable[..., Rig]) -> None:
+    for operation in ("create", "write", "sync", "rename", "sync_directory"):
+        it = rig()
+        for create in (it.flashq.create_topic, it.flashq.create_consumer_group):
+            it.disk.decide = Nth(1, NO_SPACE, operation)
+            with pytest.raises(StorageFull):
+                create("new")
+        it.disk.decide = None
+        it.reopen()
+        assert it.flashq.topics() == it.flashq.consumer_groups() == [], operation
+        it.flashq.close()
+
+
 @pytest.mark.parametrize(("fault", "error"), [(NO_SPACE, StorageFull), (BROKEN, StorageFailed)])
 @pytest.mark.parametrize("operation", ["create", "write", "sync", "rename"])
 def test_a_configuration_that_cannot_be_saved_changes_nothing_and_can_be_given_again(

@@ -19,7 +19,7 @@ from flashq.record import NO_HEADERS, RecordWithOffset, Row
 from flashq.storage.file.disk import Disk
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.journal import Journal
-from flashq.storage.file.opening import UNKNOWN, Beforehand, Recovered, fetch_file, recover_file
+from flashq.storage.file.opening import UNKNOWN, Beforehand, Recovered, create_group_file, fetch_file, recover_file
 from flashq.storage.file.segment import Segment
 from flashq.storage.file.unreadable import UnreadableTopicLog
 from flashq.storage.interface import Append, CommittedOffset, ConsumerGroup, TopicLog
@@ -78,7 +78,7 @@ class FileConsumerGroup(ConsumerGroup):
     def create(cls, disk: Disk, path: str, name: str, flusher: Flusher) -> FileConsumerGroup:
         """A new group, durable on return."""
         first = _name_batch(name, 0)
-        disk.replace_file(path, bytes(first.frame))
+        create_group_file(path, bytes(first.frame), disk=disk)
         segment = Segment.create_over(disk, path, [first])
         return cls(name, segment, first.next_offset, {}, disk=disk, flusher=flusher)
 

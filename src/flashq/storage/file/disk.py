@@ -212,12 +212,16 @@ class Disk:
     def replace_file(self, path: str, data: bytes) -> None:
         """The file holds `data` or what it held before, also after a crash; durable on return."""
         temporary = path + ".new"
-        file = self.open(temporary, create=True, write=True)
+        self.write_file(temporary, data)
+        self.rename(temporary, path)
+        self.sync_directory(os.path.dirname(path))
+
+    def write_file(self, path: str, data: bytes) -> None:
+        """The file holds `data`; its content is durable on return, a new name is not."""
+        file = self.open(path, create=True, write=True)
         self.truncate(file, 0)
         self.write(file, data, 0)
         self.sync(file)
-        self.rename(temporary, path)
-        self.sync_directory(os.path.dirname(path))
 
 
 def refused(path: str, why: str) -> DataCorruption:

@@ -163,6 +163,16 @@ def create_topic(
     return FileTopicLog(final, about, [], segment, 0, disk=disk, flusher=flusher, epoch=epoch)
 
 
+def create_group_file(path: str, data: bytes, *, disk: Disk) -> None:
+    """As a topic: written aside and moved into place, and back if that cannot be made durable."""
+    groups_dir, name = os.path.split(path)
+    aside = os.path.join(
+        groups_dir, f"{NEW_PREFIX}{name}.new"
+    )  # no name of a group's file, so that it is taken for none
+    disk.write_file(aside, data)
+    _move_durably(disk, aside, path)
+
+
 def delete_topic(topics_dir: str, directory: str, *, disk: Disk) -> None:
     """Renamed first: from then on, durably, there is no such topic; the next start removes what a crash leaves."""
     aside = os.path.join(topics_dir, DELETED_PREFIX + uuid.uuid4().hex)
