@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import msgspec
+
 from tests.crash.records import Seen
 
 Fate = Literal["acknowledged", "refused", "unknown", "taken back"]
@@ -220,7 +222,7 @@ def read_history(path: Path) -> History:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                _apply(history, json.loads(line))
+                _apply(history, msgspec.json.decode(line))
             except (KeyError, IndexError, TypeError, ValueError) as error:
                 raise ValueError(f"{path}:{number}: {error!r}") from error
     return history

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -20,6 +22,9 @@ pytestmark = [
     pytest.mark.crash,
     pytest.mark.skipif(bool(why_no_strace()), reason=f"no faults at system calls: {why_no_strace()}"),
 ]
+
+AT_ONCE = 2
+"""Stories told at the same time: most of one is the start of its two servers."""
 
 
 @dataclass(slots=True)
@@ -40,8 +45,9 @@ def tell_story(directory: Path, fault: str, call: str) -> Told:
     directory.mkdir()
     data_dir, told, trace = directory / "data", Told(), directory / "trace"
     command = flashq_command(data_dir, sync_mode="always", segment_bytes=1024)
+    failing = injecting(in_a_hurry(command), fault, call, trace=trace)
     with Story(directory) as story:
-        with ServerProcess(injecting(in_a_hurry(command), fault, call, trace=trace), directory / "server.log") as server:
+        with ServerProcess(failing, directory / "server.log") as server:
             try:
                 server.start()
                 told.has_started = True
@@ -63,12 +69,21 @@ def tell_story(directory: Path, fault: str, call: str) -> Told:
     return told
 
 
+def stories(directory: Path, fault: str, call: str) -> Iterator[Told]:
+    """How stories went with the fault at the first such call of a thread, at the second, and so on without end."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        begun: deque[Future[Told]] = deque()
+        for nth in count(1):
+            begun.append(pool.submit(tell_story, directory / str(nth), f"{fault}:when={nth}", call))
+            if len(begun) > AT_ONCE:
+                yield begun.popleft().result()
+
+
 @pytest.mark.parametrize("call", CHANGES)
 def test_a_kill_at_any_system_call_loses_nothing_acknowledged(
     call: str, tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
-    for nth in count(1):
-        told = tell_story(tmp_path / str(nth), f"signal=KILL:when={nth}", call)
+    for nth, told in enumerate(stories(tmp_path, "signal=KILL", call), 1):  # noqa: B007  # told of below
         if told.was_told and told.status == 0:
             break
     tell(f"killed at each of the first {nth - 1} calls of a thread")
@@ -88,8 +103,7 @@ def test_a_disk_that_fails_at_any_system_call_is_told_and_loses_nothing_acknowle
     error: str, call: str, tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
     starts = refused = 0
-    for nth in count(1):
-        told = tell_story(tmp_path / str(nth), f"error={error}:when={nth}", call)
+    for nth, told in enumerate(stories(tmp_path, f"error={error}", call), 1):
         assert "Traceback" not in told.output, f"{call} {nth}: {told.output}"
         if not told.was_injected:
             break
