@@ -1,4 +1,4 @@
-"""Posts of one event-loop tick share a batch; each keeps its offsets, its order and its own answer."""
+"""Posts of one tick share a batch; each keeps its offsets, its order and its own answer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from flashq.batch import Batch
+from flashq.broker.terms import Terms
 from flashq.broker.tick import MAX_SHARED_BYTES, MAX_SHARED_RECORDS, Tick
 from flashq.errors import FlashQError, StorageFull
 from flashq.record import Row
@@ -26,6 +27,10 @@ class Loop:
         soon, self.soon = self.soon, []
         for call in soon:
             call()
+
+    def rest(self) -> None:
+        while self.soon:
+            self.turn()
 
 
 class BrokenLog(InMemoryTopicLog):
@@ -69,7 +74,7 @@ def test_posts_of_a_tick_share_a_batch_and_keep_their_order(loop: Loop, tick: Ti
     tick.post(log, rows(b"a", b"b"), 10, answers)
     tick.post(log, rows(b"c"), 10, answers)
     assert log.next_offset == 0
-    loop.turn()
+    loop.rest()
     assert answers == [(0, None), (2, None)]
     assert [(batch.base_offset, batch.count) for batch in log.read(0)] == [(0, 3)]
 
@@ -78,9 +83,41 @@ def test_posts_of_another_tick_are_another_batch(loop: Loop, tick: Tick[list[Ans
     log, answers = log_named("news"), list[Answer]()
     for _ in range(2):
         tick.post(log, rows(b"a"), 10, answers)
-        loop.turn()
+        loop.rest()
     assert answers == [(0, None), (1, None)]
     assert len(log.read(0)) == 2
+
+
+def test_a_post_that_came_alone_is_stored_in_the_turn_it_came_in(loop: Loop, tick: Tick[list[Answer]]) -> None:
+    answers = list[Answer]()
+    tick.post(log_named("news"), rows(b"a", b"b"), 10, answers)
+    loop.turn()
+    assert answers == [(0, None)]
+
+
+def test_where_several_came_those_of_the_next_turn_share_their_batch_and_no_later_ones(
+    loop: Loop, tick: Tick[list[Answer]]
+) -> None:
+    log, answers = log_named("news"), list[Answer]()
+    for stored in (0, 4, 4, 8):
+        tick.post(log, rows(b"a"), 10, answers)
+        tick.post(log, rows(b"b"), 10, answers)
+        loop.turn()
+        assert log.next_offset == stored
+    assert [offset for offset, _ in answers] == list(range(8))
+    assert [batch.count for batch in log.read(0)] == [4, 4]
+
+
+def test_the_second_turn_is_not_owed_to_posts_that_did_not_wait(loop: Loop, tick: Tick[list[Answer]]) -> None:
+    log, answers = log_named("news"), list[Answer]()
+    tick.post(log, rows(b"a"), 10, answers)
+    tick.post(log, rows(b"b"), 10, answers)
+    loop.turn()
+    tick.post_alone(log, rows(b"c"), Terms(), answers)
+    tick.post(log, rows(b"d"), 10, answers)
+    loop.rest()
+    assert answers == [(0, None), (1, None), (2, None), (3, None)]
+    assert loop.soon == []
 
 
 def test_topics_do_not_share(loop: Loop, tick: Tick[list[Answer]]) -> None:
@@ -88,7 +125,7 @@ def test_topics_do_not_share(loop: Loop, tick: Tick[list[Answer]]) -> None:
     for log in (*logs, *logs):
         tick.post(log, rows(b"x"), 10, answers)
     assert len(loop.soon) == 1
-    loop.turn()
+    loop.rest()
     assert [log.next_offset for log in logs] == [2, 2]
     assert sorted(offset for offset, _ in answers) == [0, 0, 1, 1]
 
@@ -103,7 +140,7 @@ def test_a_large_post_has_a_batch_of_its_own_in_its_place(
     tick.post(log, rows(b"before"), 10, answers)
     tick.post(log, rows(*[b"x"] * count), size, answers)
     tick.post(log, rows(b"after"), 10, answers)
-    loop.turn()
+    loop.rest()
     assert answers == [(0, None), (1, None), (count + 1, None)]
     assert [batch.count for batch in log.read(0)] == [1, count, 1]
 
@@ -114,7 +151,7 @@ def test_a_refusal_reaches_everyone_who_shared_and_nobody_else(loop: Loop, tick:
     tick.post(full, rows(b"a"), 10, refused)
     tick.post(good, rows(b"b"), 10, stored)
     tick.post(full, rows(b"c"), 10, refused)
-    loop.turn()
+    loop.rest()
     assert [type(error) for _, error in refused] == [StorageFull, StorageFull]
     assert stored == [(0, None)]
 
@@ -126,7 +163,7 @@ def test_a_mistake_of_ours_is_answered_as_unknown_and_reaches_no_other_topic(
     refused, stored = list[Answer](), list[Answer]()
     tick.post(broken, rows(b"a"), 10, refused)
     tick.post(good, rows(b"b"), 10, stored)
-    loop.turn()
+    loop.rest()
     ((_, error),) = refused
     assert error is not None
     assert (error.code, error.outcome) == ("internal_error", "unknown")

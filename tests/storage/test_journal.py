@@ -164,6 +164,31 @@ def test_under_periodic_the_interval_syncs_what_the_threshold_does_not(tmp_path:
     assert flashq.backend.topics["t"].durable_offset == 1
 
 
+def test_the_interval_is_looked_at_once_an_interval_not_once_a_sync(tmp_path: Path) -> None:
+    """Each look wakes a thread, which a server under load pays for with its own turn at the interpreter."""
+    looks: list[float | None] = []
+
+    def due() -> float | None:
+        looks.append(look())
+        return looks[-1]
+
+    backend = FileBackend(str(tmp_path), sync_mode="periodic", commit_threshold=1, sync_interval_s=0.2)
+    flashq = FlashQ(backend)
+    flashq.create_topic("t")
+    log = backend.topics["t"]
+    assert isinstance(log, FileTopicLog)
+    look, log.journal.due = log.journal.due, due  # type: ignore[method-assign]
+    began = time.monotonic()
+    posts = 0
+    while time.monotonic() < began + 1:
+        flashq.post_record("t", "x")
+        posts += 1
+    intervals = (time.monotonic() - began) / 0.2
+    assert 1 <= len(looks) <= intervals + 1
+    assert posts > 10 * len(looks)
+    flashq.close()
+
+
 def test_one_sync_serves_all_who_waited_for_it(tmp_path: Path) -> None:
     class Gate(Disk):
         syncs = 0

@@ -1,4 +1,4 @@
-"""Posts of one event-loop tick, stored together: one batch, one append, one answer to all of them.
+"""Posts of one tick, a turn of the event loop or two, stored together: one batch, one append, one answer to all.
 
 A post stays whole and contiguous, and offsets follow the order of arrival; what the posts of a tick share is the
 batch's header, checksum and timestamp, the cost of encoding them and, in the journal, their place in the queue.
@@ -43,13 +43,14 @@ class _Shared(Generic[Post]):
 
 
 class Tick(Generic[Post]):
-    """Collects posts until the loop has read all there is to read. Used from the loop's thread only."""
+    """Collects posts while the loop finds more to read. Used from the loop's thread only."""
 
     def __init__(self, call_soon: Deliver, clock_ms: Callable[[], int], answer: Answer[Post]) -> None:
         self._call_soon = call_soon
         self._clock_ms = clock_ms
         self._answer = answer
         self._open: dict[TopicLog, _Shared[Post]] = {}
+        self._in_second_turn = False
 
     def post(self, log: TopicLog, rows: list[Row], size: int, post: Post) -> None:
         """Store `rows` (of about `size` bytes) in this tick; `post` is answered when the log's promise holds."""
@@ -76,7 +77,15 @@ class Tick(Generic[Post]):
         self._append(alone, terms)
 
     def end(self) -> None:
-        """Append what has been collected."""
+        """Append what has been collected, unless more is on its way.
+
+        Where several posts came in one turn of the loop, others arrive while these are read: the tick goes on for a
+        second turn, once, and twice as many share what a batch costs. A post that came alone waits for nobody.
+        """
+        self._in_second_turn = not self._in_second_turn and sum(len(shared.posts) for shared in self._open.values()) > 1
+        if self._in_second_turn:
+            self._call_soon(self.end)
+            return
         collected, self._open = self._open, {}
         for shared in collected.values():
             self._append(shared)

@@ -69,7 +69,7 @@ class PostHandler:
         elif log is None:
             self._post_to_new_topic(post, topic)
         elif terms is None:
-            self._store(post, log)
+            self._tick.post(log, rows, len(request.body), post)
         else:
             self._store_on_terms(post, log, terms)
         return post
@@ -81,9 +81,6 @@ class PostHandler:
         terms = Terms(durable, None if offset is None else _offset_in(offset), key_hash)
         check_terms(terms, self._flashq.backend, {"durable": "sync=always", "if_next_offset": "If-Next-Offset"})
         return terms
-
-    def _store(self, post: _Post, log: TopicLog) -> None:
-        self._tick.post(log, post.rows, len(post.request.body), post)
 
     def _store_on_terms(self, post: _Post, log: TopicLog, terms: Terms) -> None:
         """With a key: on the loop if that needs no disk. Else posts that follow wait for the keys; a repetition
@@ -112,20 +109,27 @@ class PostHandler:
         self, log: TopicLog, posts: list[tuple[int, _Post]], batch: Batch | None, error: FlashQError | None
     ) -> None:
         """Answer the posts of a batch, given the index of each one's first record in it."""
-        durability = self._durability[log.durability]
+        if batch is None or error is not None:
+            assert error is not None
+            self._refuse_all(posts, error)
+            return
+        durability, size = self._durability[log.durability], 0
         for first, post in posts:
             try:
-                if batch is None or error is not None:
-                    assert error is not None
-                    post.send(error_response(error, post.request))
-                    continue
                 if post.terms is not None and post.terms.durable:
                     durability = self._durable  # a post with terms is alone in its batch
-                count = len(post.rows)
-                body = post.body(batch.base_offset + first, count, batch.timestamp_ms)
-                self._posted.add(count, len(post.request.body))
-                post.send(Response(200, body, headers=durability))
+                size += len(post.request.body)
+                body = post.body(batch.base_offset + first, len(post.rows), batch.timestamp_ms)
+                post.send(Response(200, body, JSON, durability))
             except Exception as mistake:  # must not keep the others from their answers
+                logger.error("internal_error", exc_info=mistake)
+        self._posted.add(batch.count, size)
+
+    def _refuse_all(self, posts: list[tuple[int, _Post]], error: FlashQError) -> None:
+        for _, post in posts:
+            try:
+                post.send(error_response(error, post.request))
+            except Exception as mistake:
                 logger.error("internal_error", exc_info=mistake)
 
     # -- posts that wait until their topic is ready, and those that follow
@@ -152,7 +156,7 @@ class PostHandler:
             try:
                 log = self._log_for(post, topic, ready)
                 if post.terms is None:
-                    self._store(post, log)
+                    self._tick.post(log, post.rows, len(post.request.body), post)
                 else:
                     self._store_on_terms(post, log, post.terms)
             except FlashQError as error:

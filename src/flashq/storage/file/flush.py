@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from heapq import heappop, heappush
+from itertools import count
 from typing import TYPE_CHECKING
 
 from flashq.storage.backend import Deliver, SyncObserver
@@ -48,7 +49,8 @@ class Flusher:
         self._call_soon_threadsafe: Deliver | None = None
         self._loop_thread = 0
         self._tick: list[Journal] = []
-        self._watched: deque[tuple[float, Journal]] = deque()  # in order of deadline: the interval is one for all
+        self._watched: list[tuple[float, int, Journal]] = []  # a heap, by deadline
+        self._watch_number = count()
         self._watch_changed = threading.Condition()
         self._watcher: threading.Thread | None = None
         self._closed = False
@@ -98,14 +100,14 @@ class Flusher:
             except RuntimeError:  # the loop is gone, and with it whoever waited
                 pass
 
-    def watch(self, journal: Journal) -> None:
-        """Sync the journal one interval from now."""
+    def watch(self, journal: Journal, deadline: float) -> None:
+        """Ask the journal at this time (`clock`) whether a sync is due. Wakes nobody unless it is the next deadline."""
         with self._watch_changed:
-            self._watched.append((self.clock() + self.sync_interval_s, journal))
+            heappush(self._watched, (deadline, next(self._watch_number), journal))
             if self._watcher is None:
                 self._watcher = threading.Thread(target=self._watch, name="flashq-interval", daemon=True)
                 self._watcher.start()
-            elif len(self._watched) == 1:
+            elif self._watched[0][2] is journal:
                 self._watch_changed.notify()
 
     def close(self) -> None:
@@ -126,18 +128,21 @@ class Flusher:
     def _watch(self) -> None:
         while (due := self._wait_for_due()) is not None:
             for journal in due:
-                journal.due()
-                self.submit(journal)
+                later = journal.due()
+                if later is None:
+                    self.submit(journal)
+                else:
+                    self.watch(journal, later)
 
     def _wait_for_due(self) -> list[Journal] | None:
-        """The journals whose interval has passed; None when closing. Journals call `watch` under their own lock,
+        """The journals whose deadline has passed; None when closing. Journals call `watch` under their own lock,
         so nothing of theirs is called under this one."""
         with self._watch_changed:
             while not self._closed:
                 now = self.clock()
                 due: list[Journal] = []
                 while self._watched and self._watched[0][0] <= now:
-                    due.append(self._watched.popleft()[1])
+                    due.append(heappop(self._watched)[2])
                 if due:
                     return due
                 self._watch_changed.wait(self._watched[0][0] - now if self._watched else None)

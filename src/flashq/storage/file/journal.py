@@ -64,6 +64,7 @@ class Journal(Settler):
         self._followers: dict[Append, list[Append]] = {}  # by the append whose end they share
         self._unsynced_records = 0
         self._unsynced_since: float | None = None  # monotonic seconds of the first write not yet synced
+        self._is_watched = False  # the flusher will ask whether a sync is due
         self._rolling = False  # the active segment is full: nothing is written to it any more
         self._sync_wanted = False
         self.in_tick = False  # the loop will write at the end of its tick; the flusher's to set
@@ -223,12 +224,13 @@ class Journal(Settler):
     def _periodic_sync_is_overdue(self) -> bool:
         """Start the clock on the first unsynced write, want a sync at the threshold, and tell if one is too late."""
         now = self._flusher.clock()
-        if self._unsynced_since is None:
-            self._unsynced_since = now
-            self._flusher.watch(self)
+        since = self._unsynced_since
+        if since is None:
+            since = now
+            self._start_clock(now)
         if self._unsynced_records >= self._flusher.commit_threshold:
             self._sync_wanted = True
-        return now - self._unsynced_since > _OVERDUE_INTERVALS * self._flusher.sync_interval_s
+        return now - since > _OVERDUE_INTERVALS * self._flusher.sync_interval_s
 
     def _write_failed(self, pending: list[Append], error: OSError) -> list[Append]:
         if error.errno in NO_ROOM | NO_DESCRIPTORS:
@@ -357,8 +359,7 @@ class Journal(Settler):
         if self._unsynced_since == sync.unsynced_since:
             self._unsynced_since = None
             if self._unsynced_records and self._flusher.mode == "periodic":
-                self._unsynced_since = sync.begun  # what was written while the sync ran is not older than that
-                self._flusher.watch(self)
+                self._start_clock(sync.begun)  # what was written while the sync ran is not older than that
 
     def _roll_over(self, sealed: Segment) -> list[Append]:
         """Begin a new segment. Nothing is written meanwhile, so that a sealed segment never has an unsynced end."""
@@ -457,10 +458,23 @@ class Journal(Settler):
             log.exception("worker_failed", what=self.what)
             raise
 
-    def due(self) -> None:
-        """The sync interval has passed for the first write not yet synced."""
+    def _start_clock(self, since: float) -> None:
+        """There is a write of that moment which is not synced. Watched once, not once a sync: under load there are
+        thousands of them, and a thread that wakes for each takes the interpreter from the loop."""
+        self._unsynced_since = since
+        if not self._is_watched:
+            self._is_watched = True
+            self._flusher.watch(self, since + self._flusher.sync_interval_s)
+
+    def due(self) -> float | None:
+        """Want a sync if the interval has passed for the first write not yet synced. Else when to ask again."""
         with self.lock:
-            self._sync_wanted = self._sync_wanted or self._unsynced_since is not None
+            since, interval_s = self._unsynced_since, self._flusher.sync_interval_s
+            if since is not None and since + interval_s > self._flusher.clock():
+                return since + interval_s
+            self._is_watched = False
+            self._sync_wanted = self._sync_wanted or since is not None
+        return None
 
     def _hold_descriptor(self) -> None:
         self._is_resting = False
