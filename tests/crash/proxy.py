@@ -33,7 +33,10 @@ def forge_an_acknowledgement(server: Connection, request: Message) -> Message:
     """Answer in the server's place, with the offsets the post would have got; the server never hears of it."""
     count = len(json.loads(request.body)["records"])
     path = request.start.split(" ", 2)[1]
-    end = server.request("GET", f"{path}?from_offset=0&max_records=1").json()["high_water_mark"]
+    answer = server.request("GET", f"{path}?from_offset=0&max_records=1")
+    if answer.status != 200:  # no topic yet, or no disk any more
+        return forward(server, request)
+    end = answer.json()["high_water_mark"]
     stamped = [{"offset": end + n, "timestamp": "2026-01-01T00:00:00.000Z"} for n in range(count)]
     return _message(200, {"offsets": stamped})
 
