@@ -44,7 +44,7 @@ clients:  ## install the clients some tests talk with: curl, wrk, Node's eventso
 	elif [ -n "$$missing" ]; then echo "not installed:$$missing; tests that need them are skipped"; fi
 	@if command -v npm >/dev/null; then cd $(CLIENT_TESTS) && npm ci --silent --no-audit --no-fund; fi
 
-crash: $(READY)  ## kills, power cuts and failing disks for an hour (root, loop devices, strace); writes docs/reliability.md
+crash: $(READY)  ## kills, power cuts and failing disks, half an hour or more (root, loop devices, strace); writes docs/reliability.md
 	$(BIN)/python -m pytest -m "crash and not kafka" -s --timeout=3600 $(ARGS)
 
 crash-kafka: $(READY)  ## kill the leader of a Kafka cluster under load, twenty times
