@@ -74,9 +74,10 @@ def test_without_room_posts_are_507_and_reads_go_on_and_with_room_posts_are_take
 def test_posts_in_flight_when_the_room_ends_are_each_stored_whole_or_refused(tmp_path: Path) -> None:
     with serving(tmp_path / "data") as server:
         server.post("t", RECORD)
-        with no_room(server, 20_000), server.connect() as connection:
+        # More than a tick takes in, many times over, so that the first posts find room and the last ones do not.
+        with no_room(server, 1_000_000), server.connect() as connection:
             posts = [
-                connection.encode("POST", "/topics/t/records", {"records": [{"value": f"{number} {RECORD}"}]})
+                connection.encode("POST", "/topics/t/records", {"records": [{"value": f"{number} {RECORD * 50}"}]})
                 for number in range(40)
             ]
             for post in posts:
