@@ -95,7 +95,7 @@ def test_a_poll_of_what_is_not_in_memory_is_answered_once_the_disk_has_it(
 
 async def sent(answer: Deferred) -> Response:
     coming: asyncio.Future[Response | None] = asyncio.get_running_loop().create_future()
-    answer.attach(None, lambda answer: coming.set_result(answer.response))
+    answer.on_ready = lambda answer: coming.set_result(answer.response)
     response = await asyncio.wait_for(coming, 20)
     assert response is not None
     return response

@@ -82,7 +82,7 @@ def test_a_post_let_in_by_the_first_answer_follows_those_that_wait() -> None:
         answers = [handlers.post_records(post_of("0"), "t"), handlers.post_records(post_of("1"), "t")]
         first = answers[0]
         assert isinstance(first, Deferred)
-        first.attach(None, lambda _: answers.append(handlers.post_records(post_of("2"), "t")))
+        first.on_ready = lambda _: answers.append(handlers.post_records(post_of("2"), "t"))
         executor.tell(executor.work())
         await turns_of_the_loop()
         assert [offset_in(answer) for answer in answers] == [0, 1, 2]
@@ -122,7 +122,7 @@ def test_an_answer_that_fails_does_not_keep_the_others_from_theirs() -> None:
         handlers = PostHandler(flashq, asyncio.get_running_loop(), OneStepAtATime())
         answers = [handlers.post_records(post_of(value), "t") for value in ("0", "1")]
         assert isinstance(answers[0], Deferred)
-        answers[0].attach(None, fail)
+        answers[0].on_ready = fail
         await turns_of_the_loop()
         assert [offset_in(answer) for answer in answers] == [0, 1]
 

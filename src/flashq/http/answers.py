@@ -54,13 +54,18 @@ def _field(name: bytes, value: bytes) -> bytes:
     return b"%b: %b\r\n" % (name, value)
 
 
+# The ends of heads by the length of the body: most bodies are short.
+_ENDS = [b"%d\r\n\r\n" % length for length in range(1024)]
+
+
 def encode_whole(response: Response) -> bytes:
     """Head and body of an answer on a connection that stays open by default (HTTP/1.1)."""
     body = response.body
     start = _wholes.get((response.status, response.content_type, response.headers))
     if start is None:
         return encode_head(response, b"", False) + body
-    return b"%b%d\r\n\r\n%b" % (start, len(body), body)
+    length = len(body)
+    return b"".join((start, _ENDS[length] if length < len(_ENDS) else b"%d\r\n\r\n" % length, body))
 
 
 def encode_head(response: Response, connection: bytes, chunked: bool) -> bytes:
@@ -123,7 +128,7 @@ class AnswerQueue(asyncio.Protocol):
             deferred = Deferred()
             deferred.response = answer
         deferred.charge = charge
-        deferred.attach(head, self._ready)
+        deferred.head, deferred.on_ready = head, self._ready
         self._queue.append(deferred)
         if deferred.response is not None:
             self._held_bytes += len(deferred.response.body)

@@ -157,19 +157,16 @@ class Deferred(msgspec.Struct, eq=False):
     since: float = 0.0
     """What `on_sent` is told: time.perf_counter when the request came, or when a wait it asked for was over."""
     on_sent: Answered | None = None
+    head: Head | None = None
+    """Of the request this answers; None until the handler has returned, and for protocol errors."""
+    on_ready: Callable[[Deferred], None] | None = None
+    """The connection's, as `head` is: `send` calls it from when both are set."""
     _abandoned: bool = False
-    _head: Head | None = None
-    _ready: Callable[[Deferred], None] | None = None
 
     @property
     def abandoned(self) -> bool:
         """True once the client has gone; `send` then drops the response."""
         return self._abandoned
-
-    @property
-    def head(self) -> Head | None:
-        """The head of the request this answers; None until the handler has returned, and for protocol errors."""
-        return self._head
 
     def send(self, response: Response) -> None:
         """Answer. It is written once every earlier request of the connection has been answered.
@@ -186,18 +183,13 @@ class Deferred(msgspec.Struct, eq=False):
         if self._abandoned:
             if response.stream is not None:
                 response.stream.close()
-        elif self._ready is not None:
-            self._ready(self)
-
-    def attach(self, head: Head | None, ready: Callable[[Deferred], None]) -> None:
-        """For the connection: `send` calls `ready` from now on."""
-        self._head = head
-        self._ready = ready
+        elif self.on_ready is not None:
+            self.on_ready(self)
 
     def abandon(self) -> None:
         """For the connection: the client has gone."""
         self._abandoned = True
-        self._ready = None
+        self.on_ready = None
         hook, self.on_abandon, self.on_drain = self.on_abandon, None, None
         if self.response is not None:
             if self.response.stream is not None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flashq.http.listener import HttpServer
 
 _CONTINUE = Response(100)
+_NO_HEAD = b"\0"  # what no head begins with
 
 # What the next byte from the client belongs to. (Plain numbers: reading a member of an Enum costs five times as much.)
 _HEAD, _BODY = 1, 2
@@ -37,6 +38,7 @@ class Connection(AnswerQueue):
         self._heads = server.heads
         self._peer = Peer(None, "http")
         self.served = 0  # requests handed to the handler
+        self._last_raw, self._last_head = _NO_HEAD, cast(Head, None)  # read last on its own
         # the request being read
         self._reading = _HEAD
         self._parser: HeadParser | None = None  # of a head that has begun
@@ -80,9 +82,15 @@ class Connection(AnswerQueue):
 
     def data_received(self, data: bytes) -> None:
         if self._fresh:
-            # The usual case: exactly one request, most often with a head seen before. No state, one write.
-            end = data.find(END) + 4
-            head = self._heads.get(data[:end]) or self._server.read_head(data[:end])
+            # The usual case: exactly one request, most often with the head of the one before. No state, one write.
+            head: Head | None
+            if data.startswith(self._last_raw):  # which ends as a head does, and holds no other end
+                head, end = self._last_head, len(self._last_raw)
+            else:
+                end = data.find(END) + 4
+                head = self._heads.get(data[:end]) or self._server.read_head(data[:end])
+                if head is not None:
+                    self._last_raw, self._last_head = data[:end], head
             if head is not None and head.plain and end + head.length == len(data):
                 self.served += 1
                 try:
@@ -92,7 +100,7 @@ class Connection(AnswerQueue):
                 if answer.__class__ is Response and not self._queue and answer.stream is None:
                     self._transport.write(encode_whole(answer))
                 elif isinstance(answer, Deferred) and answer.response is None:
-                    answer.attach(head, self._ready)
+                    answer.head, answer.on_ready = head, self._ready
                     self._queue.append(answer)
                     self._fresh = len(self._queue) < self._limits.max_pipelined
                     if answer.alone:
