@@ -201,6 +201,8 @@ class FileBackend(StorageBackend):
         known = self._beforehand()
         self._open_topics(known)
         self._open_groups(known)
+        if known.synced and not known.as_on_medium:
+            disk.sync_file_system(self.data_dir)  # what opening has cleared, before anything is written there
         disk.reserve_descriptors()
 
     def _open_root(self) -> RootFile:

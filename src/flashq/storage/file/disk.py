@@ -145,6 +145,15 @@ class Disk:
     def truncate(self, file: OpenFile, size: int) -> None:
         os.ftruncate(file.fd, size)
 
+    def clear_beyond_end(self, file: OpenFile) -> None:
+        """Once synced, no bytes of an earlier write lie between the end of the file and that of its last block.
+
+        ext4 may write a block and lose, with the power, that the file had grown into it. When it grows there again,
+        and the power goes before that block is written again, the bytes of the first time are in the file. To
+        truncate a file to the size it has zeroes the rest of its block.
+        """
+        self.truncate(file, self.size(file))
+
     def sync(self, file: OpenFile) -> None:
         _sync(file.fd)
 

@@ -198,9 +198,12 @@ def fetch_file(disk: Disk, path: str, known: Beforehand = UNKNOWN) -> OpenFile:
     """A file on its way from the medium, to be recovered.
 
     First everything is synced and its pages dropped: after a failed write the page cache can hold bytes that the
-    medium does not, and a second fdatasync reports success.
+    medium does not, and a second fdatasync reports success. What was written past the end goes for good: it would be
+    a record that had been lost, and comes back.
     """
     file = disk.open(path, write=True)
+    if not known.as_on_medium:
+        disk.clear_beyond_end(file)
     if not known.synced:
         disk.sync(file)
     if not known.as_on_medium:
