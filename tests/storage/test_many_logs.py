@@ -14,6 +14,7 @@ from flashq.storage.file import backend as file_backend
 from flashq.storage.file.backend import FileBackend
 from flashq.storage.file.disk import Disk, OpenFile
 from flashq.storage.file.opening import _LOGS_AHEAD
+from flashq.storage.file.root_file import read_root, save_root
 
 
 class Noting(Disk):
@@ -92,8 +93,9 @@ def test_a_few_logs_do_not_wait_for_what_is_not_theirs(stopped: Path, monkeypatc
 
 def test_pages_are_dropped_before_reading_unless_the_last_stop_reached_the_disk(stopped: Path) -> None:
     assert "forget" not in opened(stopped, has_call=True)
-    root = stopped / "flashq.json"
-    root.write_text(root.read_text().replace('"clean":true', '"clean":false'))
+    root = read_root(Disk(), str(stopped))
+    root.clean = False
+    save_root(Disk(), str(stopped), root)
     done = opened(stopped, has_call=True)
     assert done.count("forget") == 2
     assert done.index("forget") < done.index("read")

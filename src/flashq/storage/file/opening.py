@@ -21,6 +21,7 @@ import msgspec
 from flashq.errors import DataCorruption, InvalidParameter
 from flashq.logging import get_logger
 from flashq.names import is_name
+from flashq.storage.file import checked_json
 from flashq.storage.file.disk import Disk, OpenFile, refused
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.names import DELETED_PREFIX, NEW_PREFIX, file_name
@@ -309,7 +310,7 @@ def read_topic_file(disk: Disk, directory: str) -> TopicFile:
     try:
         file = disk.open(path)
         size = min(disk.size(file), _MAX_TOPIC_FILE_BYTES)  # room for the most there may be costs more than the read
-        about = msgspec.json.decode(disk.read(file, size, 0), type=TopicFile)
+        about = checked_json.decode(disk.read(file, size, 0), TopicFile)
         about.config()
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidParameter) as error:
         raise DataCorruption(f"{path} cannot be read: {error}. Nothing was changed", path=path) from error

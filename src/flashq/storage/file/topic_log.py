@@ -21,6 +21,7 @@ import msgspec
 from flashq.batch import Batch
 from flashq.errors import Closed, DataCorruption, OffsetOutOfRange
 from flashq.logging import get_logger
+from flashq.storage.file import checked_json
 from flashq.storage.file.disk import Disk, on_disk
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.journal import Journal
@@ -42,7 +43,7 @@ class EpochStart(msgspec.Struct, array_like=True, frozen=True):
     offset: int
 
 
-class TopicFile(msgspec.Struct, kw_only=True):
+class TopicFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The content of topic.json."""
 
     name: str
@@ -383,7 +384,7 @@ class FileTopicLog(TopicLog):
 
 def save(disk: Disk, directory: str, about: TopicFile) -> None:
     """Write topic.json whole; durable on return."""
-    disk.replace_file(os.path.join(directory, TOPIC_FILE), msgspec.json.encode(about))
+    disk.replace_file(os.path.join(directory, TOPIC_FILE), checked_json.encode(about))
 
 
 def corruption(topic: str, path: str, broken: Broken) -> DataCorruption:
