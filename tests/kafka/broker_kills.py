@@ -10,11 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from confluent_kafka import KafkaException
+
 from tests.crash.checker import check
 from tests.crash.history import HistoryFile, read_history
 from tests.crash.load import read_page
 from tests.crash.records import StoredRecord
 from tests.crash.rounds import load_process, wait_until_loading
+from tests.crash.things import look, things_beside
 from tests.crash.violations import Violation
 from tests.crash.wire import Connection
 from tests.kafka.cluster import Cluster
@@ -42,15 +45,22 @@ class Outcome:
 
 
 def under_load(server: Process, topic: str, directory: Path, meanwhile: Callable[[], None]) -> Outcome:
-    """Post to and read a topic while `meanwhile` runs; then read it back from `server` and check."""
+    """Post to and read a topic, with groups and topics beside it, while `meanwhile` runs; then look and check."""
     path = directory / f"{topic}.jsonl"
     options = {"port": server.port, "topic": topic, "history": path, "run": topic, "prefix": "r", "seed": topic}
+    things = things_beside(topic)
+    with Connection(server.port) as connection:
+        for thing in things:  # of an earlier run on this cluster
+            assert thing.ask(connection, None).status in (204, 404)
     with HistoryFile(path) as history:
         with load_process({**options, "producers": 3, "readers": 1}) as load:
             wait_until_loading(load)
             meanwhile()
             _end(load)
         stored = _read_back(server, topic, history)
+        with Connection(server.port) as connection:
+            for thing in things:
+                look(connection, history, thing)
     finished = read_history(path)
     unanswered = [read for read in finished.reads if read.status == 503]  # no leader: that says nothing of the log
     finished.reads[:] = [read for read in finished.reads if read.status != 503]
@@ -70,19 +80,24 @@ def kill_leader(cluster: Cluster, topic: str, down_s: float) -> None:
     cluster.kill(leader)
     print(f"killed broker {leader}", file=sys.stderr)
     time.sleep(down_s)
+    wait_until(lambda: cluster.leader(topic) not in (leader, -1), "no other broker leads")
     cluster.start(leader)
     wait_until_in_sync(cluster, topic)
 
 
 def wait_until_in_sync(cluster: Cluster, topic: str) -> None:
+    wait_until(lambda: cluster.in_sync(topic) == [1, 2, 3] and cluster.leader(topic) > 0, "the brokers do not catch up")
+
+
+def wait_until(holds: Callable[[], bool], complaint: str) -> None:
     deadline = time.monotonic() + 90
     while True:
         try:
-            if cluster.in_sync(topic) == [1, 2, 3] and cluster.leader(topic) > 0:
+            if holds():
                 return
-        except Exception:  # no broker answers yet
+        except KafkaException:  # no broker answers yet
             pass
-        assert time.monotonic() < deadline, "the brokers do not catch up"
+        assert time.monotonic() < deadline, complaint
         time.sleep(0.3)
 
 

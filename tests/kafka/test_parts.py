@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, TopicPartition
 
 from flashq import ConfigurationError, FlashQ
 from flashq.batch import Batch, encode, encode_stored, hash_of_key
@@ -13,14 +13,20 @@ from flashq.broker.decoding import offset_after
 from flashq.storage.kafka.cache import Cache
 from flashq.storage.kafka.config import KafkaConfig, read_config_file
 from flashq.storage.kafka.errors import refused
+from flashq.storage.kafka.reader import Readers
 from flashq.storage.kafka.runs import POST_HEADER, Runs, rows_of
 
 
 class Message:
-    """What a consumer gives, as far as runs look at it."""
+    """What a consumer gives, as far as runs and reads look at it."""
 
-    def __init__(self, offset: int, value: bytes, headers: list[tuple[str, bytes]] | None = None) -> None:
-        self._offset, self._value, self._headers = offset, value, headers
+    def __init__(
+        self, offset: int, value: bytes, headers: list[tuple[str, bytes]] | None = None, error: KafkaError | None = None
+    ) -> None:
+        self._offset, self._value, self._headers, self._error = offset, value, headers, error
+
+    def error(self) -> KafkaError | None:
+        return self._error
 
     def offset(self) -> int:
         return self._offset
@@ -88,6 +94,52 @@ def test_a_setting_librdkafka_does_not_know_is_named() -> None:
 def test_what_kafka_refuses_has_a_code_and_an_outcome(code: int, is_post: bool, expected: str, outcome: str) -> None:
     error = refused(KafkaError(code), "it", topic="t", is_post=is_post)
     assert (error.code, error.outcome) == (expected, outcome)
+
+
+@pytest.mark.parametrize("code", [KafkaError._TIMED_OUT, KafkaError.REQUEST_TIMED_OUT, KafkaError._TRANSPORT])
+def test_a_change_without_an_answer_may_be_done(code: int) -> None:
+    error = refused(KafkaError(code), "it", topic="t", is_change=True)
+    assert (error.code, error.outcome) == ("storage_unavailable", "unknown")
+    assert refused(KafkaError(KafkaError.NOT_COORDINATOR), "it", is_change=True).outcome == "not_applied"
+
+
+# -- reads
+
+
+class Scripted:
+    """A consumer that gives what it was told to give."""
+
+    def __init__(self, *polled: list[Message]) -> None:
+        self._polled = list(polled)
+
+    def assign(self, partitions: list[TopicPartition]) -> None:
+        pass
+
+    unassign = close = lambda self: None
+
+    def poll(self, timeout: float) -> Message:
+        return self._polled[0].pop(0)
+
+    def consume(self, count: int, timeout: float) -> list[Message]:
+        given = self._polled.pop(0)
+        assert len(given) <= count
+        return given
+
+
+def end_at(offset: int) -> Message:
+    return Message(offset, b"", error=KafkaError(KafkaError._PARTITION_EOF))
+
+
+def test_records_behind_an_end_that_has_moved_on_are_not_left_out() -> None:
+    consumer = Scripted([Message(0, b"a"), end_at(1), Message(1, b"b")], [end_at(2)], [Message(2, b"c"), end_at(3)])
+    (found,) = Readers(lambda: consumer).read("t", "id", 0, 3, None, None)
+    assert (found.base_offset, found.count) == (0, 3)
+
+
+def test_a_read_ends_where_records_were_promised_and_the_topic_ends() -> None:
+    consumer = Scripted([Message(0, b"a"), end_at(2)])
+    (found,) = Readers(lambda: consumer).read("t", "id", 0, 2, None, None)
+    assert (found.base_offset, found.count) == (0, 1)
 
 
 # -- runs

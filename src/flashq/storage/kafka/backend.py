@@ -18,7 +18,7 @@ from flashq.logging import get_logger
 from flashq.storage.backend import Health, StorageBackend
 from flashq.storage.interface import ConsumerGroup, SyncMode, TopicConfig, TopicLog
 from flashq.storage.kafka.cache import Cache
-from flashq.storage.kafka.cluster import INTERNAL, PROPAGATION_S, TIMEOUT_S, Cluster, Found
+from flashq.storage.kafka.cluster import GROUPS_TOPIC, INTERNAL, PROPAGATION_S, TIMEOUT_S, Cluster, Found
 from flashq.storage.kafka.config import KafkaConfig
 from flashq.storage.kafka.consumer_group import KafkaConsumerGroup
 from flashq.storage.kafka.follower import Follower
@@ -102,9 +102,10 @@ class KafkaBackend(StorageBackend):
     def refresh(self) -> None:
         self._check_open()
         asked = time.monotonic()
-        found = self.cluster.describe(self.cluster.topic_names())
-        bounds = self.cluster.all_bounds(found)
-        groups = self.cluster.group_names()
+        with self.cluster.in_time():
+            found = self.cluster.describe(self.cluster.topic_names())
+            bounds = self.cluster.all_bounds(found)
+            groups = self.cluster.group_names()
         with self._changing:
             for log in [log for name, log in self._topics.items() if name not in bounds]:
                 if log.found_at + PROPAGATION_S < asked:  # else the broker asked may not have heard of it
@@ -118,8 +119,9 @@ class KafkaBackend(StorageBackend):
         if name in INTERNAL:
             return None
         try:
-            found = self.cluster.describe([name]).get(name)
-            bounds = None if found is None else self.cluster.bounds(name)
+            with self.cluster.in_time():
+                found = self.cluster.describe([name]).get(name)
+                bounds = None if found is None else self.cluster.bounds(name)
         except TopicNotFound:  # deleted meanwhile
             found = None
         with self._changing:
@@ -131,7 +133,8 @@ class KafkaBackend(StorageBackend):
 
     def find_group(self, name: str) -> ConsumerGroup | None:
         self._check_open()
-        is_there = bool(self.cluster.committed(name)) or self.cluster.has_group(name)
+        with self.cluster.in_time():
+            is_there = bool(self.cluster.committed(name, [GROUPS_TOPIC])) or self.cluster.has_group(name)
         with self._changing:
             if is_there:
                 return self._groups.setdefault(name, KafkaConsumerGroup(name, self.cluster))
@@ -141,6 +144,10 @@ class KafkaBackend(StorageBackend):
     # -- changes
 
     def create_topic(self, name: str, config: TopicConfig) -> tuple[TopicLog, bool]:
+        with self.cluster.in_time():
+            return self._create_topic(name, config)
+
+    def _create_topic(self, name: str, config: TopicConfig) -> tuple[TopicLog, bool]:
         known = self._topics.get(name)
         if known is not None and not known.is_closed and self.find_topic(name) is known:
             return known, False
@@ -194,6 +201,7 @@ class KafkaBackend(StorageBackend):
             log.close("is closed")
         self._parts.follower.close()
         self._parts.readers.close()
+        self.cluster.close()
 
     def _take(self, found: Found, bounds: tuple[int, int]) -> KafkaTopicLog | None:
         """The log of a topic that is there; a new one if it has been made anew. None if it is being deleted."""

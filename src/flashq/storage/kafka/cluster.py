@@ -5,15 +5,17 @@ Everything here blocks for a network round trip, `TIMEOUT_S` at most, and raises
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from confluent_kafka import (
+    Consumer,
     ConsumerGroupState,
-    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -33,7 +35,8 @@ from confluent_kafka.admin import (
 from flashq.errors import ConfigurationError, InvalidParameter, StorageUnavailable, TopicNotFound
 from flashq.storage.interface import DEFAULT_SEGMENT_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, TopicConfig
 from flashq.storage.kafka.config import MAX_BATCH_BYTES, KafkaConfig
-from flashq.storage.kafka.errors import LEADER_CHANGES, NO_SUCH_TOPIC, refusal, refused
+from flashq.storage.kafka.errors import COORDINATOR_CHANGES, LEADER_CHANGES, NO_SUCH_TOPIC, refusal, refused
+from flashq.storage.kafka.group_offsets import GroupOffsets
 
 T = TypeVar("T")
 TIMEOUT_S = 10.0
@@ -42,7 +45,8 @@ GROUPS_TOPIC = "__flashq_groups"
 INTERNAL = frozenset({GROUPS_TOPIC, "__consumer_offsets", "__transaction_state", "__share_group_state"})
 PROPAGATION_S = 5.0
 """In which every broker has heard of a new topic."""
-_ASK_AGAIN_S = 2.0  # a leader that is gone does not answer; the next one may
+_ASK_AGAIN_S = 2.0  # a broker that is gone does not answer; the next one may
+_LEAST_S = 0.2  # librdkafka needs some time to find out even that nobody answers
 _END = OffsetSpec.latest()
 _FOR_EVER = str((1 << 63) - 1)
 
@@ -65,11 +69,13 @@ class Cluster:
         self.bootstrap = bootstrap
         self.config = config
         self._last_error = ""
+        self._asking = threading.local()
         self._seen: dict[str, tuple[str, float]] = {}  # ids of topics, and when they were first described
         try:
             self._admin = AdminClient({**config.admin(), "error_cb": self._note})
         except KafkaException as error:
             raise ConfigurationError(f"the Kafka settings are not accepted: {error.args[0].str()}") from error
+        self._group_offsets = GroupOffsets(lambda group, told: Consumer(config.group(group, told)))
         self.brokers = len(self._metadata().brokers)
         self.replication_factor = min(replication_factor, self.brokers)
         self.min_insync_replicas = self.replication_factor // 2 + 1
@@ -86,14 +92,20 @@ class Cluster:
         wanted = sorted(names)
         if not wanted:
             return {}
+        what = "topics cannot be described"
+        ids = self._soon(lambda left_s: self._describe(wanted, min(left_s, _ASK_AGAIN_S)), what)
+        return self._soon(lambda left_s: self._configurations(ids, min(left_s, _ASK_AGAIN_S)), what) if ids else {}
+
+    def _describe(self, names: list[str], timeout_s: float) -> dict[str, str]:
+        """The ids of those of these topics that are there."""
         ids: dict[str, str] = {}
-        for name, told in self._admin.describe_topics(TopicCollection(wanted), request_timeout=TIMEOUT_S).items():
+        for name, told in self._admin.describe_topics(TopicCollection(names), request_timeout=timeout_s).items():
             try:
                 description = told.result()
             except KafkaException as error:
                 if error.args[0].code() in NO_SUCH_TOPIC:
                     continue
-                raise refusal(error, f"topic {name} cannot be described", topic=name) from error
+                raise
             if len(description.partitions) != 1:
                 raise InvalidParameter(
                     f"topic {name} has {len(description.partitions)} partitions; FlashQ serves topics of one",
@@ -102,17 +114,18 @@ class Cluster:
             ids[name] = topic_id = str(description.topic_id)
             if self._seen.get(name, ("", 0.0))[0] != topic_id:
                 self._seen[name] = topic_id, time.monotonic()
+        return ids
+
+    def _configurations(self, ids: Mapping[str, str], timeout_s: float) -> dict[str, Found]:
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in ids]
         found: dict[str, Found] = {}
-        for resource, answer in (
-            self._admin.describe_configs(resources, request_timeout=TIMEOUT_S).items() if ids else ()
-        ):
+        for resource, told in self._admin.describe_configs(resources, request_timeout=timeout_s).items():
             try:
-                entries = answer.result()
+                entries = told.result()
             except KafkaException as error:
                 if error.args[0].code() in NO_SUCH_TOPIC:
                     continue  # deleted meanwhile
-                raise refusal(error, f"topic {resource.name} cannot be described", topic=resource.name) from error
+                raise
             found[resource.name] = _found(resource.name, ids[resource.name], entries)
         return found
 
@@ -153,15 +166,20 @@ class Cluster:
     def bounds(self, topic: str) -> tuple[int, int]:
         """The log start offset and the high water mark, as the topic's leader tells them now."""
         what = f"where topic {topic} begins and ends cannot be told"
-        return self._soon(lambda: (self._offset(topic, OffsetSpec.earliest()), self._offset(topic, _END)), what, topic)
+
+        def ask(left_s: float) -> tuple[int, int]:
+            timeout_s = min(left_s, _ASK_AGAIN_S)
+            return self._offset(topic, OffsetSpec.earliest(), timeout_s), self._offset(topic, _END, timeout_s)
+
+        return self._soon(ask, what, topic)
 
     def all_bounds(self, topics: Iterable[str]) -> dict[str, tuple[int, int]]:
         """`bounds` of many topics at once; without those that are gone, or have no leader now."""
         partitions = [TopicPartition(topic, 0) for topic in topics]
         if not partitions:
             return {}
-        starts = self._ask_offsets({each: OffsetSpec.earliest() for each in partitions})
-        ends = self._ask_offsets(dict.fromkeys(partitions, _END))
+        starts = self._ask_offsets({each: OffsetSpec.earliest() for each in partitions}, _ASK_AGAIN_S)
+        ends = self._ask_offsets(dict.fromkeys(partitions, _END), _ASK_AGAIN_S)
         found: dict[str, tuple[int, int]] = {}
         for each in partitions:
             try:
@@ -178,49 +196,53 @@ class Cluster:
         """The first offset whose record has this timestamp or a later one; None if there is none."""
         wanted = OffsetSpec.for_timestamp(min(max(timestamp_ms, 0), (1 << 63) - 1))
         what = f"topic {topic} cannot be searched by time"
-        offset = self._soon(lambda: self._offset(topic, wanted, least=-1), what, topic)
+        offset = self._soon(
+            lambda left_s: self._offset(topic, wanted, min(left_s, _ASK_AGAIN_S), least=-1), what, topic
+        )
         return offset if offset >= 0 else None
 
     # -- groups
 
     def group_names(self) -> list[str]:
-        told = self._wait(self._admin.list_consumer_groups(request_timeout=TIMEOUT_S), "groups cannot be listed")
+        try:
+            told = self._admin.list_consumer_groups(request_timeout=TIMEOUT_S).result()
+        except KafkaException as error:
+            raise refusal(error, "groups cannot be listed") from error
         if told.errors:
             raise refused(told.errors[0], "not all groups can be listed")
         return sorted(each.group_id for each in told.valid)
 
     def has_group(self, name: str) -> bool:
         """Whether Kafka has a group of this name, perhaps one that has committed nothing."""
-        told = self._admin.describe_consumer_groups([name], request_timeout=TIMEOUT_S)[name]
-        try:
-            return bool(told.result().state != ConsumerGroupState.DEAD)
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-                return False
-            raise refusal(error, f"group {name} cannot be described") from error
 
-    def committed(self, group: str) -> dict[str, tuple[int, str | None]]:
-        """Offset and metadata that a group has committed, by topic; of the groups topic, too."""
-        told = self._admin.list_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(group)], require_stable=False, request_timeout=TIMEOUT_S
-        )[group]
-        try:
-            partitions = told.result(TIMEOUT_S).topic_partitions
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-                return {}
-            raise refusal(error, f"the offsets of group {group} cannot be read") from error
-        return {
-            each.topic: (each.offset, each.metadata) for each in partitions if each.partition == 0 and each.offset >= 0
-        }
+        def ask(left_s: float) -> bool:
+            told = self._admin.describe_consumer_groups([name], request_timeout=min(left_s, _ASK_AGAIN_S))[name]
+            try:
+                return bool(told.result().state != ConsumerGroupState.DEAD)
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                    return False
+                raise
+
+        return self._soon(ask, f"group {name} cannot be described", passing=COORDINATOR_CHANGES)
+
+    def committed(self, group: str, topics: Iterable[str]) -> dict[str, tuple[int, str | None]]:
+        """Offset and metadata that a group has committed, of those of these topics where it has."""
+        names = list(topics)
+
+        def ask(left_s: float) -> dict[str, tuple[int, str | None]]:
+            return self._group_offsets.committed(group, names, left_s)
+
+        return self._soon(ask, f"the offsets of group {group} cannot be read", passing=COORDINATOR_CHANGES)
 
     def commit(self, group: str, topic: str, offset: int, metadata: str) -> None:
-        request = [ConsumerGroupTopicPartitions(group, [TopicPartition(topic, 0, offset, metadata)])]
+        """Wait until Kafka has it."""
+
+        def ask(left_s: float) -> None:
+            self._group_offsets.commit(group, TopicPartition(topic, 0, offset, metadata), left_s)
+
         what = f"group {group} cannot commit"
-        told = self._admin.alter_consumer_group_offsets(request, request_timeout=TIMEOUT_S)[group]
-        for each in self._wait(told, what, topic).topic_partitions:
-            if each.error is not None:
-                raise refusal(KafkaException(each.error), what, topic=topic)
+        self._soon(ask, what, topic, passing=COORDINATOR_CHANGES, is_change=True)
 
     def create_group(self, name: str) -> None:
         """Have Kafka remember a group that has committed nothing yet."""
@@ -236,41 +258,77 @@ class Cluster:
 
     def delete_group(self, name: str) -> bool:
         """False if there was none."""
-        told = self._admin.delete_consumer_groups([name], request_timeout=TIMEOUT_S)[name]
-        try:
-            told.result(TIMEOUT_S + 1)
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-                return False
-            raise refusal(error, f"group {name} cannot be deleted") from error
-        return True
+        was_asked = False  # without an answer: it may be gone by that
+
+        def ask(left_s: float) -> bool:
+            nonlocal was_asked
+            told = self._admin.delete_consumer_groups([name], request_timeout=min(left_s, _ASK_AGAIN_S))[name]
+            try:
+                told.result()
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                    return was_asked
+                was_asked = True
+                raise
+            return True
+
+        return self._soon(ask, f"group {name} cannot be deleted", passing=COORDINATOR_CHANGES, is_change=True)
+
+    def close(self) -> None:
+        self._group_offsets.close()
 
     # -- asking
 
-    def _offset(self, topic: str, spec: Any, least: int = 0) -> int:
+    @contextmanager
+    def in_time(self) -> Iterator[None]:
+        """What this thread asks inside takes `TIMEOUT_S` all together."""
+        before = getattr(self._asking, "deadline", None)
+        self._asking.deadline = before or time.monotonic() + TIMEOUT_S
+        try:
+            yield
+        finally:
+            self._asking.deadline = before
+
+    def _deadline(self) -> float:
+        deadline: float | None = getattr(self._asking, "deadline", None)
+        return deadline or time.monotonic() + TIMEOUT_S
+
+    def _offset(self, topic: str, spec: Any, timeout_s: float, least: int = 0) -> int:
         partition = TopicPartition(topic, 0)
-        offset: int = self._ask_offsets({partition: spec})[partition].result().offset
+        try:
+            offset: int = self._ask_offsets({partition: spec}, timeout_s)[partition].result().offset
+        except KafkaException:
+            if topic not in self._describe([topic], timeout_s):  # asked first, or between one topic and the next
+                raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)) from None
+            raise
         if offset < least:  # what librdkafka leaves there if the leader it knew did not answer
             raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
         return offset
 
-    def _ask_offsets(self, specs: dict[Any, Any]) -> dict[Any, Future[Any]]:
+    def _ask_offsets(self, specs: dict[Any, Any], timeout_s: float) -> dict[Any, Future[Any]]:
         """Not by a consumer's `get_watermark_offsets`: that one goes on asking a leader that is gone."""
         told: dict[Any, Future[Any]] = self._admin.list_offsets(
-            specs, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_ASK_AGAIN_S
+            specs, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=timeout_s
         )
         return told
 
     def _create(self, new: NewTopic) -> bool:
-        told = self._admin.create_topics([new], operation_timeout=TIMEOUT_S, request_timeout=TIMEOUT_S + 1)[new.topic]
-        created = True
-        try:
-            told.result()
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise refusal(error, f"topic {new.topic} cannot be created", topic=new.topic) from error
-            created = False
-        return created
+        """False if it was there."""
+        was_asked = False  # without an answer: then it may be there by that
+
+        def ask(left_s: float) -> bool:
+            nonlocal was_asked
+            told = self._admin.create_topics([new], operation_timeout=left_s, request_timeout=left_s)[new.topic]
+            try:
+                told.result()
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                    return was_asked
+                was_asked = True
+                raise
+            return True
+
+        return self._soon(ask, f"topic {new.topic} cannot be created", new.topic, is_change=True)
 
     def _metadata(self) -> Any:
         try:
@@ -282,17 +340,28 @@ class Cluster:
                 f"no broker of {self.bootstrap} answers: {error.args[0].str()}{why}. Nothing was done"
             ) from error
 
-    def _soon(self, ask: Callable[[], T], what: str, topic: str) -> T:
-        """`ask`, again while the topic's leader changes, or brokers may not have heard of a new topic."""
-        deadline = time.monotonic() + TIMEOUT_S
+    def _soon(
+        self,
+        ask: Callable[[float], T],
+        what: str,
+        topic: str | None = None,
+        *,
+        passing: Container[int] = LEADER_CHANGES,
+        is_change: bool = False,
+    ) -> T:
+        """`ask`, again while it meets errors that are `passing`, or brokers may not have heard of a new topic.
+
+        It is told how many seconds an answer may take.
+        """
+        deadline = self._deadline()
         while True:
             try:
-                return ask()
+                return ask(max(deadline - time.monotonic(), _LEAST_S))
             except KafkaException as error:
-                no = refusal(error, what, topic=topic)
+                no = refusal(error, what, topic=topic, is_change=is_change)
                 now = time.monotonic()
-                is_new = self._seen.get(topic, ("", 0.0))[1] + PROPAGATION_S > now
-                passes = error.args[0].code() in LEADER_CHANGES or (is_new and isinstance(no, TopicNotFound))
+                is_new = topic is not None and self._seen.get(topic, ("", 0.0))[1] + PROPAGATION_S > now
+                passes = error.args[0].code() in passing or (is_new and isinstance(no, TopicNotFound))
                 if now > deadline or not passes:
                     raise no from error
             time.sleep(0.02)
@@ -301,7 +370,7 @@ class Cluster:
         try:
             return told.result(TIMEOUT_S + 2)
         except KafkaException as error:
-            raise refusal(error, what, topic=topic) from error
+            raise refusal(error, what, topic=topic, is_change=True) from error
         except TimeoutError as error:
             raise StorageUnavailable(f"{what}: no answer within {TIMEOUT_S} s", outcome="unknown") from error
 

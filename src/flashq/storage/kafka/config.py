@@ -5,7 +5,7 @@ https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from flashq.errors import ConfigurationError
 
@@ -56,7 +56,21 @@ class KafkaConfig:
         self.delivery_timeout_ms = _milliseconds(given)
 
     def admin(self) -> dict[str, object]:
-        return {"socket.timeout.ms": 10_000, **self._common}
+        """One that forgets who leads what, and who coordinates which group, after a second: a broker may be gone."""
+        return {"socket.timeout.ms": 10_000, "metadata.max.age.ms": 1000, **self._common}
+
+    def group(self, name: str, on_commit: Callable[..., None]) -> dict[str, object]:
+        """A consumer for the offsets of a group, which it never joins. `on_commit` is told of every commit's end."""
+        return {
+            "reconnect.backoff.max.ms": 1000,
+            **self._common,
+            "group.id": name,
+            "on_commit": on_commit,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "allow.auto.create.topics": False,
+            "isolation.level": "read_uncommitted",  # of offsets: not to wait for a consumer's transaction
+        }
 
     def producer(self, acks: str) -> dict[str, object]:
         """One that sends only when flushed: a post is then one batch, whole or not at all."""

@@ -39,10 +39,10 @@ class KafkaConsumerGroup(ConsumerGroup):
         self._cluster = cluster
 
     def committed(self, log: TopicLog) -> CommittedOffset | None:
-        return _of(log, self._cluster.committed(self.name))
+        return _of(log, self._cluster.committed(self.name, [log.name]))
 
     def stands(self, logs: Mapping[str, TopicLog]) -> Iterator[tuple[TopicLog, CommittedOffset]]:
-        told = self._cluster.committed(self.name)
+        told = self._cluster.committed(self.name, [log.name for log in logs.values()])
         for log in logs.values():
             committed = _of(log, told)
             if committed is not None:

@@ -38,11 +38,24 @@ LEADER_CHANGES = frozenset(
         KafkaError.OFFSET_NOT_AVAILABLE,
         KafkaError.REPLICA_NOT_AVAILABLE,
         KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError._NOENT,  # librdkafka's word for a partition without a leader
         KafkaError._TIMED_OUT,
         KafkaError._TRANSPORT,
     }
 )
 """Passes by itself, in a moment if there is somebody to lead."""
+COORDINATOR_CHANGES = frozenset(
+    {
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError._WAIT_COORD,
+        KafkaError._TIMED_OUT,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError._TRANSPORT,
+    }
+)
+"""The same of the broker that keeps a group."""
 _NOT_ALLOWED = frozenset(
     {
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -74,10 +87,16 @@ _IN_USE = frozenset(
     }
 )
 _NEVER_APPENDED = frozenset({KafkaError.NOT_ENOUGH_REPLICAS, KafkaError._PURGE_QUEUE, KafkaError._ALL_BROKERS_DOWN})
+_NOT_ANSWERED = frozenset({KafkaError._TIMED_OUT, KafkaError.REQUEST_TIMED_OUT, KafkaError._TRANSPORT})
 
 
-def refused(error: KafkaError, what: str, *, topic: str | None = None, is_post: bool = False) -> FlashQError:
-    """The error for a request that Kafka has refused or not answered; `what` says what was asked, as a clause."""
+def refused(
+    error: KafkaError, what: str, *, topic: str | None = None, is_post: bool = False, is_change: bool = False
+) -> FlashQError:
+    """The error for a request that Kafka has refused or not answered; `what` says what was asked, as a clause.
+
+    `is_change`: it asked for something other than records to be changed, which may be done without an answer.
+    """
     code = error.code()
     told = f"{what}: {error.str()}"
     details: dict[str, Any] = {} if topic is None else {"topic": topic}
@@ -99,12 +118,16 @@ def refused(error: KafkaError, what: str, *, topic: str | None = None, is_post: 
         return GroupInUse(f"{told}. Kafka consumers are members of the group: stop them, or commit through them")
     if is_post and code not in _NEVER_APPENDED:
         return NotConfirmed(f"{told}. Whether the records are stored is not known; they are once, or not at all")
+    if is_change and code in _NOT_ANSWERED:
+        return StorageUnavailable(
+            f"{told}. Whether it is done is not known; it can be tried again", outcome="unknown", **details
+        )
     return StorageUnavailable(f"{told}. Nothing was done; it can be tried again", **details)
 
 
-def refusal(error: KafkaException, what: str, *, topic: str | None = None) -> FlashQError:
+def refusal(error: KafkaException, what: str, *, topic: str | None = None, is_change: bool = False) -> FlashQError:
     """`refused`, of the error inside an exception."""
-    return refused(error.args[0], what, topic=topic)
+    return refused(error.args[0], what, topic=topic, is_change=is_change)
 
 
 def _parameter(error: KafkaError) -> str:

@@ -11,15 +11,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, Message, TopicPartition
 
-from flashq.logging import get_logger
 from flashq.storage.kafka.runs import Runs
 
 if TYPE_CHECKING:
     from flashq.storage.kafka.topic_log import KafkaTopicLog
 
-logger = get_logger(__name__)
 GRACE_S = 5.0
 """A topic is followed for so long after the last one has stopped waiting: a client's next long poll is on its way."""
 _LOOK_S = 0.02  # how often it looks for topics that are newly waited for
@@ -108,18 +106,13 @@ class Follower:
         for topic, read in runs.items():
             if topic in followed:
                 followed[topic].found(read.take())
-        for topic in lost:
-            self._find_again(followed[topic], consumer)
+        for topic in lost & followed.keys():
+            self._let_go(topic, followed, consumer)
 
-    def _find_again(self, log: KafkaTopicLog, consumer: Consumer) -> None:
-        """Its place in the topic is lost: it was removed by retention, or the leader is not there. Begin at the end."""
-        try:
-            consumer.incremental_unassign([TopicPartition(log.name, 0)])
-            log.refresh()
-            self._follow(log, consumer)
-        except Exception as error:  # the log is looked after by the backend; who waits is told when it has moved
-            logger.warning("topic_not_followed", topic=log.name, why=str(error))
-            if isinstance(error, KafkaException):
-                return
-            with self._changed:
-                self._wanted.pop(log, None)
+    def _let_go(self, topic: str, followed: dict[str, KafkaTopicLog], consumer: Consumer) -> None:
+        """Its place is lost: it was removed by retention, or the leader is not there. Next, it is followed anew.
+
+        From the end that the log has heard of last, and the backend sees to it that the log hears.
+        """
+        del followed[topic]
+        consumer.incremental_unassign([TopicPartition(topic, 0)])

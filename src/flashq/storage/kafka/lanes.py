@@ -30,7 +30,6 @@ logger = get_logger(__name__)
 MAX_LANES = 8
 SHARED_BYTES = 768 * 1024
 """Of posts in one batch: below the 1 MiB that brokers take by default. A larger post has a batch of its own."""
-
 Complete = Callable[[Sequence[Append]], None]
 
 
@@ -165,6 +164,7 @@ class _Lane:
         for append in appends:
             try:
                 _check_size(log, append)
+                append.batch.place(0, 0, 0)  # by a clock before 1970: Kafka has no such time
                 sent.append(_Sent(append, rows_of(append.batch), log.not_before(append.batch)))
             except FlashQError as error:
                 append.error = error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -122,14 +122,13 @@ class Readers:
             messages = [first]
             if count := self._next_count(runs, max_records, max_bytes):
                 messages += consumer.consume(count, 0)
-            told = next((each for each in messages if each.error() is not None), None)
-            if told is not None:
-                messages = messages[: messages.index(told)]
-            if messages:
-                runs.add(messages)
+            ends = _ends_in(messages, topic, at)
+            records = [each for each in messages if each.error() is None]
+            if records:
+                runs.add(records)
                 at = runs.next_offset
                 deadline = time.monotonic() + TIMEOUT_S
-            if told is not None and _end_in(told, topic, at) >= stop:
+            if ends >= stop:
                 return runs, stop  # short of it, a new leader is still finding out what was committed
             if runs.is_whole and _is_enough(runs, max_records, max_bytes):
                 break
@@ -151,13 +150,17 @@ def _is_enough(runs: Runs, max_records: int | None, max_bytes: int | None) -> bo
     )
 
 
-def _end_in(message: Message, topic: str, at: int) -> int:
-    """The offset where the topic ends, if that is what the message tells. Raises what else it tells."""
-    error = message.error()
-    assert error is not None
-    if error.code() == KafkaError._PARTITION_EOF:
-        offset: int = message.offset()
-        return offset
-    if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-        raise OffsetOutOfRange(f"offset {at} of topic {topic} is not there any more", topic=topic)
-    raise refused(error, f"topic {topic} cannot be read at offset {at}", topic=topic)
+def _ends_in(messages: Sequence[Message], topic: str, at: int) -> int:
+    """The last offset where the topic is said to end; records may follow that one. Raises what else is told."""
+    ends = -1
+    for message in messages:
+        error = message.error()
+        if error is None:
+            continue
+        if error.code() == KafkaError._PARTITION_EOF:
+            ends = message.offset()
+        elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            raise OffsetOutOfRange(f"offset {at} of topic {topic} is not there any more", topic=topic)
+        else:
+            raise refused(error, f"topic {topic} cannot be read at offset {at}", topic=topic)
+    return ends
