@@ -156,6 +156,19 @@ def test_a_sector_that_was_never_written_makes_the_tail_torn(tmp_path: Path) -> 
         it.expect_torn(it.ends[1], 1, sector)
 
 
+def test_a_small_part_of_a_sector_that_was_never_written_makes_the_tail_torn(tmp_path: Path) -> None:
+    choices = random.Random(2)
+    it = Written(tmp_path / "data", [[choices.randbytes(choices.randint(200, 400))] for _ in range(150)])
+    shares = set()
+    for number, (start, end) in enumerate(itertools.pairwise(it.ends)):
+        share = end % 512
+        if 16 <= share < 64 and share < end - start:
+            shares.add(share)
+            it.with_data(it.data[: end - share] + bytes(share))
+            it.expect_torn(start, number, share)
+    assert len(shares) > 5
+
+
 @pytest.mark.parametrize("zeros", [1, 3, 4, 11, 12, 13, 60, 61, 62, 511, 512, 513, 5000])
 def test_a_file_extended_by_zeros_is_torn(written: Written, zeros: int) -> None:
     written.with_data(written.data + bytes(zeros))
@@ -407,6 +420,26 @@ def test_a_group_file_cut_anywhere_gives_the_last_whole_commit_or_an_error(tmp_p
         whole = sum(end <= cut for end in group.ends)
         assert group.offset_with(group.data[:cut]) == ((0, *group.committed)[whole - 1] if whole else None), cut
         assert group.path.read_bytes() == group.data[: group.ends[whole - 1] if whole else cut]
+
+
+def test_a_commit_whose_last_sector_was_never_written_is_torn_however_little_of_it_is_there(tmp_path: Path) -> None:
+    group = Group(tmp_path / "data")
+    ends, offsets = [group.ends[-1]], [3]
+    with open_at(group.directory) as flashq:
+        for number in range(300):
+            flashq.commit_offset("g", "t", number % 9, metadata="x" * (number % 97))
+            ends.append(group.path.stat().st_size)
+            offsets.append(number % 9)
+    data = group.path.read_bytes()
+    shares = set()
+    for number, (start, end) in enumerate(itertools.pairwise(ends)):
+        share = end % 512
+        if 2 <= share < end - start:
+            shares.add(share)
+            assert group.offset_with(data[: end - share] + bytes(share)) == offsets[number], share
+            assert group.path.stat().st_size == start
+    assert min(shares) < 8
+    assert len(shares) > 30
 
 
 def test_a_group_file_with_any_bit_flipped_gives_its_last_commit_or_an_error(tmp_path: Path) -> None:

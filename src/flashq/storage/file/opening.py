@@ -225,7 +225,7 @@ def recover_file(
 ) -> Scan:
     """What a fetched file of frames holds. A torn tail is kept beside it and cut; for `on_batch` see `scan`."""
     path = file.path
-    found = scan(disk, file, base_offset, epoch_at, on_batch=on_batch)
+    found = scan(disk, file, base_offset, epoch_at, is_text=base_offset is None, on_batch=on_batch)
     if found.verdict == "torn" and base_offset is None and not found.frames:
         found.verdict = "damage"  # a group is there once its first frame is durable
     if found.verdict == "torn":

@@ -25,8 +25,9 @@ from flashq.storage.file.index import SparseIndex
 
 SECTOR_BYTES = 512
 READ_BYTES = 1024 * 1024
-_ZEROS_THAT_TELL = 64
-"""A shorter run of zeros ends many good frames: a record without headers ends in one."""
+_ZEROS_THAT_TELL = 16
+_ZEROS_THAT_TELL_IN_TEXT = 2
+"""A shorter run of zeros ends many good frames: a record without headers ends in one, a number before it has more."""
 _RESYNC_WINDOW = 1 << 32
 
 EpochAt = Callable[[int], int]
@@ -97,10 +98,12 @@ def scan(
     epoch_at: EpochAt,
     *,
     position: int = 0,
+    is_text: bool = False,
     on_batch: OnBatch | None = None,
 ) -> Scan:
     """Every frame of a file from `position` on, and a verdict on what follows the last good one.
 
+    `is_text`: values are text, and there are no headers, so no good frame ends in two zeros.
     `on_batch(position, batch)` sees each good frame before it counts; it may raise `Broken` to say that it is not.
     """
     size = disk.size(file)
@@ -119,32 +122,33 @@ def scan(
                 found.keys.setdefault(key_hash, batch.base_offset)
     except Broken as broken:
         rest = disk.read(file, size - broken.position, broken.position)
-        found.verdict = "torn" if _is_torn(rest, broken, epoch_at) else "damage"
+        enough = _ZEROS_THAT_TELL_IN_TEXT if is_text else _ZEROS_THAT_TELL
+        found.verdict = "torn" if _is_torn(rest, broken, epoch_at, enough) else "damage"
         found.why = broken.why
     return found
 
 
-def _is_torn(rest: bytes, broken: Broken, epoch_at: EpochAt) -> bool:
+def _is_torn(rest: bytes, broken: Broken, epoch_at: EpochAt, zeros: int) -> bool:
     frame = rest
     if not broken.cut:
         (length, _) = PREFIX.unpack_from(rest)
         frame = rest[: max(PREFIX.size + length, HEADER.size)]
     if records_match_crc(frame):
         return False  # all of it was written, and its numbering has changed since
-    if _has_unwritten_sector(frame, broken.position):
+    if _has_unwritten_sector(frame, broken.position, zeros):
         return True
     return broken.cut and next(later_frames(rest, broken.offset or 0, epoch_at), None) is None
 
 
-def _has_unwritten_sector(frame: bytes, position: int) -> bool:
+def _has_unwritten_sector(frame: bytes, position: int, zeros: int) -> bool:
     """Whether one disk sector's share of the frame is all zeros, as a sector that never reached the disk reads.
 
-    A whole sector tells, and a part of at least 64 bytes; at the frame's start, where a length is never 0, four do.
+    A whole sector tells, and a part of at least so many `zeros`; at the frame's start, where a length is never 0, four.
     """
     start = 0
     while start < len(frame):
         stop = min(start + SECTOR_BYTES - (position + start) % SECTOR_BYTES, len(frame))
-        enough = 4 if start == 0 else _ZEROS_THAT_TELL
+        enough = 4 if start == 0 else zeros
         if stop - start >= enough and not any(frame[start:stop]):
             return True
         start = stop

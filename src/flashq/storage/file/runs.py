@@ -65,10 +65,11 @@ def runs(
         if on_batch is not None:
             on_batch(batch, times)
 
+    is_text = base_offset is None  # a group's file
     following: tuple[int, int | None] | None = (0, base_offset)
     while following is not None:
         start, base_offset = following
-        found = scan(disk, file, base_offset, epoch_at, position=start, on_batch=look_inside)
+        found = scan(disk, file, base_offset, epoch_at, position=start, is_text=is_text, on_batch=look_inside)
         first = found.index.offsets[0] if found.frames else found.next_offset
         yield Run(start, first, found)
         if found.verdict == "clean" or (limit is not None and found.next_offset >= limit):
