@@ -280,12 +280,12 @@ class Cluster:
     # -- asking
 
     @contextmanager
-    def in_time(self) -> Iterator[None]:
-        """What this thread asks inside takes `TIMEOUT_S` all together."""
+    def in_time(self) -> Iterator[Callable[[], float]]:
+        """What this thread asks inside takes `TIMEOUT_S` all together; gives how many seconds are left of it."""
         before = getattr(self._asking, "deadline", None)
         self._asking.deadline = before or time.monotonic() + TIMEOUT_S
         try:
-            yield
+            yield lambda: max(self._deadline() - time.monotonic(), 0.0)
         finally:
             self._asking.deadline = before
 

@@ -30,6 +30,8 @@ logger = get_logger(__name__)
 MAX_LANES = 8
 SHARED_BYTES = 768 * 1024
 """Of posts in one batch: below the 1 MiB that brokers take by default. A larger post has a batch of its own."""
+_MEET_S = 1.0
+
 Complete = Callable[[Sequence[Append]], None]
 
 
@@ -154,12 +156,17 @@ class _Lane:
         self._settings = settings
         self._timeout_s = timeout_s
         self._producer: Producer | None = Producer(settings)
+        self._met: set[str] = set()  # ids of topics
 
     def send(self, log: KafkaTopicLog, appends: Sequence[Append]) -> None:
         """Send the appends as one batch and wait for the answer: each then has its offset, or its error."""
         if self._producer is None:
             self._producer = Producer(self._settings)
+            self._met.clear()
         producer = self._producer
+        if log.topic_id not in self._met:
+            self._met.add(log.topic_id)
+            _meet(producer, log.name)
         sent: list[_Sent] = []
         for append in appends:
             try:
@@ -180,6 +187,19 @@ class _Lane:
             each.settle(log)
         if any(each.is_fatal for each in sent):
             self._producer = None
+
+
+def _meet(producer: Producer, topic: str) -> None:
+    """Let the producer find a topic's leader: a topic its broker has not heard of yet, it asks for after a second."""
+    deadline = time.monotonic() + _MEET_S
+    while time.monotonic() < deadline:
+        try:
+            partitions = producer.list_topics(topic, timeout=_MEET_S).topics[topic].partitions
+        except KafkaException:  # the post will tell
+            return
+        if partitions and partitions[0].leader >= 0:
+            return
+        time.sleep(0.01)
 
 
 class _Sent:

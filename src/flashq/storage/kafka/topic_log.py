@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from flashq.batch import Batch
-from flashq.errors import Closed, InvalidParameter, OffsetOutOfRange, TopicNotFound
+from flashq.errors import Closed, InvalidParameter, OffsetOutOfRange, StorageUnavailable, TopicNotFound
 from flashq.storage.interface import Append, TopicConfig, TopicLog
 from flashq.storage.kafka.cache import Cache
 from flashq.storage.kafka.cluster import Cluster, Found
@@ -64,7 +64,7 @@ class KafkaTopicLog(TopicLog):
         self._keys_order = threading.Lock()
         self._keys_known_to = -1
         self._unconfirmed: dict[bytes, float] = {}  # key hashes of posts that may be stored, and when they ended
-        self._keys = PostKeys(self, load=self._read_keys, follow=self._follow, repeat=lambda batch, _: _done(batch))
+        self._keys = PostKeys(self, load=dict, follow=self._follow, repeat=lambda batch, _: _done(batch))
         self.described(found)
 
     def described(self, found: Found) -> None:
@@ -171,9 +171,16 @@ class KafkaTopicLog(TopicLog):
     def append_once(self, batch: Batch, *, durable: bool = False, if_next_offset: int | None = None) -> Append:
         assert batch.key_hash is not None
         self._check_open("nothing was stored")
-        self._keys.load()
-        with self._keys_order:
-            self._catch_up()
+        with self._parts.cluster.in_time() as left_s:
+            if not self._keys_order.acquire(timeout=left_s()):
+                raise StorageUnavailable(
+                    f"topic {self.name}: other posts with keys wait for the cluster. Nothing was stored",
+                    topic=self.name,
+                )
+            try:
+                self._catch_up()
+            finally:
+                self._keys_order.release()
         self._forget_unconfirmed(batch.key_hash)
         return self._keys.append_once(batch, durable=durable, if_next_offset=if_next_offset)
 
@@ -185,17 +192,10 @@ class KafkaTopicLog(TopicLog):
     def holds_key(self, key_hash: bytes) -> bool:
         return self._keys.holds(key_hash)
 
-    def _read_keys(self) -> Mapping[bytes, int]:
-        self.refresh()
-        with self._keys_order:
-            self._keys_known_to = max(self._start, self._end - KEY_LOOK_BACK)
-            self._catch_up()
-        return {}
-
     def _catch_up(self) -> None:
-        """Know the keys of everything that is in the topic now, whoever has posted it."""
+        """Know the keys of all late records that are in the topic now, whoever has posted them."""
         self.refresh()
-        at = max(self._keys_known_to, self._start)
+        at = max(self._keys_known_to, self._start, self._end - KEY_LOOK_BACK)
         while at < self._end:
             before = self._end
             batches = self.read(at, max_bytes=1024 * 1024)
