@@ -134,7 +134,7 @@ class KafkaBackend(StorageBackend):
     def find_group(self, name: str) -> ConsumerGroup | None:
         self._check_open()
         with self.cluster.in_time():
-            is_there = bool(self.cluster.committed(name, [GROUPS_TOPIC])) or self.cluster.has_group(name)
+            is_there = bool(self.cluster.committed(name, [GROUPS_TOPIC])) or name in self.cluster.group_names()
         with self._changing:
             if is_there:
                 return self._groups.setdefault(name, KafkaConsumerGroup(name, self.cluster))

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 from confluent_kafka import (
     Consumer,
-    ConsumerGroupState,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -35,7 +34,7 @@ from confluent_kafka.admin import (
 from flashq.errors import ConfigurationError, InvalidParameter, StorageUnavailable, TopicNotFound
 from flashq.storage.interface import DEFAULT_SEGMENT_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, TopicConfig
 from flashq.storage.kafka.config import MAX_BATCH_BYTES, KafkaConfig
-from flashq.storage.kafka.errors import COORDINATOR_CHANGES, LEADER_CHANGES, NO_SUCH_TOPIC, refusal, refused
+from flashq.storage.kafka.errors import COORDINATOR_CHANGES, LEADER_CHANGES, NO_SUCH_TOPIC, refusal
 from flashq.storage.kafka.group_offsets import GroupOffsets
 
 T = TypeVar("T")
@@ -204,27 +203,13 @@ class Cluster:
     # -- groups
 
     def group_names(self) -> list[str]:
-        try:
-            told = self._admin.list_consumer_groups(request_timeout=TIMEOUT_S).result()
-        except KafkaException as error:
-            raise refusal(error, "groups cannot be listed") from error
-        if told.errors:
-            raise refused(told.errors[0], "not all groups can be listed")
-        return sorted(each.group_id for each in told.valid)
+        def ask(left_s: float) -> list[str]:
+            told = self._admin.list_consumer_groups(request_timeout=min(left_s, _ASK_AGAIN_S)).result()
+            if told.errors:
+                raise KafkaException(told.errors[0])
+            return sorted(each.group_id for each in told.valid)
 
-    def has_group(self, name: str) -> bool:
-        """Whether Kafka has a group of this name, perhaps one that has committed nothing."""
-
-        def ask(left_s: float) -> bool:
-            told = self._admin.describe_consumer_groups([name], request_timeout=min(left_s, _ASK_AGAIN_S))[name]
-            try:
-                return bool(told.result().state != ConsumerGroupState.DEAD)
-            except KafkaException as error:
-                if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-                    return False
-                raise
-
-        return self._soon(ask, f"group {name} cannot be described", passing=COORDINATOR_CHANGES)
+        return self._soon(ask, "not all groups can be listed")
 
     def committed(self, group: str, topics: Iterable[str]) -> dict[str, tuple[int, str | None]]:
         """Offset and metadata that a group has committed, of those of these topics where it has."""
@@ -262,7 +247,10 @@ class Cluster:
 
         def ask(left_s: float) -> bool:
             nonlocal was_asked
-            told = self._admin.delete_consumer_groups([name], request_timeout=min(left_s, _ASK_AGAIN_S))[name]
+            # Only of a coordinator that has just answered: librdkafka aborts the process when its connection is lost
+            # between the moment it is found and the request (https://github.com/confluentinc/librdkafka/pull/5397).
+            self._group_offsets.committed(name, [GROUPS_TOPIC], left_s)
+            told = self._admin.delete_consumer_groups([name], request_timeout=left_s)[name]
             try:
                 told.result()
             except KafkaException as error:

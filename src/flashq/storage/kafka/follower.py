@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from confluent_kafka import Consumer, Message, TopicPartition
 
+from flashq.storage.kafka.meet import meet
 from flashq.storage.kafka.runs import Runs
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Follower:
         return True
 
     def _follow(self, log: KafkaTopicLog, consumer: Consumer) -> None:
+        meet(consumer, log.name)
         consumer.incremental_assign([TopicPartition(log.name, 0, log.high_water_mark)])
 
     def _tell(self, messages: list[Message], followed: dict[str, KafkaTopicLog], consumer: Consumer) -> None:

@@ -17,7 +17,8 @@ from flashq.errors import Closed, StorageUnavailable
 
 MAX_CONSUMERS = 16
 _Commit = tuple[str, int, str]  # topic, offset, metadata
-_WAIT_S = 10.0
+_LEAST_S = 0.2
+_CLOSE_S = 10.0
 
 
 class _Held:
@@ -65,8 +66,8 @@ class GroupOffsets:
         partitions = [TopicPartition(topic, 0) for topic in topics]
         if not partitions:
             return {}
-        with self._asking(group, timeout_s) as held:
-            told = held.consumer.committed(partitions, timeout=timeout_s)
+        with self._asking(group, timeout_s) as (held, left_s):
+            told = held.consumer.committed(partitions, timeout=left_s)
         for each in told:
             if each.error is not None:
                 raise KafkaException(each.error)
@@ -74,28 +75,30 @@ class GroupOffsets:
 
     def commit(self, group: str, partition: TopicPartition, timeout_s: float) -> None:
         """Wait until Kafka has it. After a time-out it may get there later, but not after later commits from here."""
-        with self._asking(group, timeout_s) as held:
-            held.commit(partition, timeout_s)
+        with self._asking(group, timeout_s) as (held, left_s):
+            held.commit(partition, left_s)
 
     def close(self) -> None:
         with self._changed:
             self._closed = True
-            self._changed.wait_for(lambda: not any(held.users for held in self._held.values()), _WAIT_S)
+            self._changed.wait_for(lambda: not any(held.users for held in self._held.values()), _CLOSE_S)
             idle = [self._held.pop(group) for group, held in list(self._held.items()) if not held.users]
             self._changed.notify_all()
         for held in idle:
             held.consumer.close()
 
     @contextmanager
-    def _asking(self, group: str, timeout_s: float) -> Iterator[_Held]:
+    def _asking(self, group: str, timeout_s: float) -> Iterator[tuple[_Held, float]]:
+        """The group's consumer, alone, and how many seconds are left."""
+        deadline = time.monotonic() + timeout_s
         held, outdone = self._take(group, timeout_s)
         try:
             if outdone is not None:
                 outdone.consumer.close()
-            if not held.asking.acquire(timeout=timeout_s):
+            if not held.asking.acquire(timeout=max(deadline - time.monotonic(), 0)):
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
             try:
-                yield held
+                yield held, max(deadline - time.monotonic(), _LEAST_S)
             finally:
                 held.asking.release()
         finally:

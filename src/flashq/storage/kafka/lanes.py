@@ -21,6 +21,7 @@ from flashq.errors import Closed, FlashQError, NotConfirmed, StorageUnavailable,
 from flashq.logging import get_logger
 from flashq.storage.interface import Append
 from flashq.storage.kafka.errors import refused
+from flashq.storage.kafka.meet import meet
 from flashq.storage.kafka.runs import ToSend, rows_of
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ logger = get_logger(__name__)
 MAX_LANES = 8
 SHARED_BYTES = 768 * 1024
 """Of posts in one batch: below the 1 MiB that brokers take by default. A larger post has a batch of its own."""
-_MEET_S = 1.0
 
 Complete = Callable[[Sequence[Append]], None]
 
@@ -166,7 +166,7 @@ class _Lane:
         producer = self._producer
         if log.topic_id not in self._met:
             self._met.add(log.topic_id)
-            _meet(producer, log.name)
+            meet(producer, log.name)
         sent: list[_Sent] = []
         for append in appends:
             try:
@@ -187,19 +187,6 @@ class _Lane:
             each.settle(log)
         if any(each.is_fatal for each in sent):
             self._producer = None
-
-
-def _meet(producer: Producer, topic: str) -> None:
-    """Let the producer find a topic's leader: a topic its broker has not heard of yet, it asks for after a second."""
-    deadline = time.monotonic() + _MEET_S
-    while time.monotonic() < deadline:
-        try:
-            partitions = producer.list_topics(topic, timeout=_MEET_S).topics[topic].partitions
-        except KafkaException:  # the post will tell
-            return
-        if partitions and partitions[0].leader >= 0:
-            return
-        time.sleep(0.01)
 
 
 class _Sent:
