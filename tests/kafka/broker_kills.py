@@ -90,6 +90,7 @@ def wait_until_in_sync(cluster: Cluster, topic: str) -> None:
 
 
 def wait_until(holds: Callable[[], bool], complaint: str) -> None:
+    """For what comes by itself once brokers are back: a server looks at the cluster every three seconds."""
     deadline = time.monotonic() + 90
     while True:
         try:
