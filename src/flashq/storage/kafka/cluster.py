@@ -38,7 +38,7 @@ from flashq.storage.kafka.errors import COORDINATOR_CHANGES, LEADER_CHANGES, NO_
 from flashq.storage.kafka.group_offsets import GroupOffsets
 
 T = TypeVar("T")
-TIMEOUT_S = 10.0
+TIMEOUT_S = 8.0
 GROUPS_TOPIC = "__flashq_groups"
 """A group that has been made and has committed nowhere yet has an offset in this topic, which stays empty."""
 INTERNAL = frozenset({GROUPS_TOPIC, "__consumer_offsets", "__transaction_state", "__share_group_state"})
@@ -250,7 +250,7 @@ class Cluster:
             # Only of a coordinator that has just answered: librdkafka aborts the process when its connection is lost
             # between the moment it is found and the request (https://github.com/confluentinc/librdkafka/pull/5397).
             self._group_offsets.committed(name, [GROUPS_TOPIC], left_s)
-            told = self._admin.delete_consumer_groups([name], request_timeout=left_s)[name]
+            told = self._admin.delete_consumer_groups([name], request_timeout=min(left_s, _ASK_AGAIN_S))[name]
             try:
                 told.result()
             except KafkaException as error:
