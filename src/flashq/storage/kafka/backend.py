@@ -107,7 +107,7 @@ class KafkaBackend(StorageBackend):
             bounds = self.cluster.all_bounds(found)
             groups = self.cluster.group_names()
         with self._changing:
-            for log in [log for name, log in self._topics.items() if name not in bounds]:
+            for log in [log for name, log in self._topics.items() if name not in found]:
                 if log.found_at + PROPAGATION_S < asked:  # else the broker asked may not have heard of it
                     self._drop(log)
             for name in bounds:

@@ -33,6 +33,7 @@ class Follower:
         self._wanted: dict[KafkaTopicLog, float | None] = {}  # until when; None: somebody waits
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._met: set[str] = set()  # ids of topics
 
     def watch(self, log: KafkaTopicLog) -> None:
         """From now on tell the log when it has moved on. Returns at once."""
@@ -93,7 +94,9 @@ class Follower:
         return True
 
     def _follow(self, log: KafkaTopicLog, consumer: Consumer) -> None:
-        meet(consumer, log.name)
+        if log.topic_id not in self._met:  # once: while one topic has no leader, the others must not wait for it
+            self._met.add(log.topic_id)
+            meet(consumer, log.name)
         consumer.incremental_assign([TopicPartition(log.name, 0, log.high_water_mark)])
 
     def _tell(self, messages: list[Message], followed: dict[str, KafkaTopicLog], consumer: Consumer) -> None:
