@@ -42,7 +42,7 @@ _REQUEST_HEADERS: Mapping[str, Document] = {
         "description": "Store only if the topic ends at this offset; 0 also if there is no such topic.",
     },
     "Last-Event-ID": {
-        "schema": {"type": "integer", "minimum": 0, "maximum": (1 << 63) - 1},
+        "schema": {"type": "integer", "minimum": 0, "maximum": (1 << 63) - 2},
         "description": "Go on after this offset. Wins over the parameters.",
     },
 }
