@@ -197,7 +197,7 @@ def _numbering(router: Router, talk: Talk) -> Callable[[Request], Response | Def
         fields = ((b"x-number", b"%d" % len(talk.requests)),)
         head = request.head
         talk.requests.append((head.method, head.path, head.query, head.headers, head.is_http11, request.body))
-        answer = router(request)
+        answer = router.handle(request)
         if isinstance(answer, Response):
             return with_fields(answer, fields)
         if answer.response is not None:

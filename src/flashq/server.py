@@ -28,7 +28,7 @@ from flashq.http.handlers.topics import TopicHandlers
 from flashq.http.head import Limits
 from flashq.http.listener import Counters, HttpServer
 from flashq.http.message import Response, render_error
-from flashq.http.router import OperationHandler, Router
+from flashq.http.router import OperationHandler, PerHead, Router
 from flashq.logging import get_logger
 from flashq.metrics import Metrics
 from flashq.settings import ServerSettings
@@ -149,7 +149,7 @@ async def _serve(
     handlers = operation_handlers(flashq, loop, executor, metrics, counters)
     router = Router(handlers, _edge_of(settings, token), metrics)
     limits = Limits(max_body_bytes=settings.max_body_bytes, max_connections=settings.max_connections)
-    server = HttpServer(router, limits=limits, render=_protocol_error, on_error=_log_failure, counters=counters)
+    server = HttpServer(router.handle, limits=limits, render=_protocol_error, on_error=_log_failure, counters=counters)
     try:
         await server.start(settings.host, settings.port, ssl=tls)
         scheme = "http" if tls is None else "https"
@@ -173,7 +173,7 @@ async def _serve(
 
 def operation_handlers(
     flashq: FlashQ, loop: asyncio.AbstractEventLoop, executor: Executor, metrics: Metrics, counters: Counters
-) -> dict[str, OperationHandler]:
+) -> dict[str, OperationHandler | PerHead]:
     """What answers each operation of the contract, by its id."""
     blocking = Blocking(loop, executor, is_remote=flashq.backend.is_remote)
     posts = PostHandler(flashq, loop, executor, metrics.posted)
@@ -181,7 +181,7 @@ def operation_handlers(
     streams = StreamHandler(flashq, loop, blocking, metrics.read)
     topics, groups = TopicHandlers(flashq, blocking), GroupHandlers(flashq, blocking)
     return {
-        "post_records": posts.post_records,
+        "post_records": PerHead(posts.prepare),
         "poll_records": reads.poll_records,
         "poll_group": reads.poll_group,
         "stream_records": streams.stream_records,

@@ -44,6 +44,11 @@ def post_of(value: str) -> Request:
     return Request(head, json.dumps({"records": [{"value": value}]}).encode(), Peer(None, "http"))
 
 
+def post(handlers: PostHandler, value: str) -> Deferred:
+    request = post_of(value)
+    return handlers.prepare(request.head, "t")(request)
+
+
 async def turns_of_the_loop() -> None:
     """The creation is told in one turn, the posts are stored at the end of the next, and answered in a third."""
     for _ in range(4):
@@ -62,13 +67,13 @@ def test_a_post_that_comes_after_the_topic_is_there_and_before_that_is_known_fol
     async def scenario() -> None:
         executor = OneStepAtATime()
         handlers = PostHandler(FlashQ(), asyncio.get_running_loop(), executor)
-        answers = [handlers.post_records(post_of("0"), "t"), handlers.post_records(post_of("1"), "t")]
+        answers = [post(handlers, "0"), post(handlers, "1")]
         log = executor.work()
-        answers.append(handlers.post_records(post_of("2"), "t"))
+        answers.append(post(handlers, "2"))
         executor.tell(log)
-        answers.append(handlers.post_records(post_of("3"), "t"))
+        answers.append(post(handlers, "3"))
         await asyncio.sleep(0)
-        answers.append(handlers.post_records(post_of("4"), "t"))
+        answers.append(post(handlers, "4"))
         await turns_of_the_loop()
         assert [offset_in(answer) for answer in answers] == [0, 1, 2, 3, 4]
 
@@ -79,10 +84,10 @@ def test_a_post_let_in_by_the_first_answer_follows_those_that_wait() -> None:
     async def scenario() -> None:
         executor = OneStepAtATime()
         handlers = PostHandler(FlashQ(), asyncio.get_running_loop(), executor)
-        answers = [handlers.post_records(post_of("0"), "t"), handlers.post_records(post_of("1"), "t")]
+        answers = [post(handlers, "0"), post(handlers, "1")]
         first = answers[0]
         assert isinstance(first, Deferred)
-        first.on_ready = lambda _: answers.append(handlers.post_records(post_of("2"), "t"))
+        first.on_ready = lambda _: answers.append(post(handlers, "2"))
         executor.tell(executor.work())
         await turns_of_the_loop()
         assert [offset_in(answer) for answer in answers] == [0, 1, 2]
@@ -95,7 +100,7 @@ def test_posts_to_a_topic_that_cannot_be_created_are_refused_and_the_next_one_tr
         executor = OneStepAtATime()
         flashq = FlashQ(InMemoryBackend())
         handlers = PostHandler(flashq, asyncio.get_running_loop(), executor)
-        answers = [handlers.post_records(post_of("0"), "t"), handlers.post_records(post_of("1"), "t")]
+        answers = [post(handlers, "0"), post(handlers, "1")]
         executor.tell(StorageFull("no room"))
         await asyncio.sleep(0)
         for answer in answers:
@@ -104,7 +109,7 @@ def test_posts_to_a_topic_that_cannot_be_created_are_refused_and_the_next_one_tr
             assert answer.response.status == 507
             assert json.loads(answer.response.body)["details"]["outcome"] == "not_applied"
         assert flashq.topics() == []
-        again = handlers.post_records(post_of("2"), "t")
+        again = post(handlers, "2")
         executor.tell(executor.work())
         await turns_of_the_loop()
         assert offset_in(again) == 0
@@ -120,7 +125,7 @@ def test_an_answer_that_fails_does_not_keep_the_others_from_theirs() -> None:
         flashq = FlashQ()
         flashq.create_topic("t")
         handlers = PostHandler(flashq, asyncio.get_running_loop(), OneStepAtATime())
-        answers = [handlers.post_records(post_of(value), "t") for value in ("0", "1")]
+        answers = [post(handlers, value) for value in ("0", "1")]
         assert isinstance(answers[0], Deferred)
         answers[0].on_ready = fail
         await turns_of_the_loop()

@@ -48,16 +48,19 @@ def loop() -> Loop:
     return Loop()
 
 
-def answer(
-    log: TopicLog, posts: list[tuple[int, list[Answer]]], batch: Batch | None, error: FlashQError | None
-) -> None:
-    for first, answers in posts:
+Post = tuple[int, list[Answer]]
+"""How many records, and the list its answer goes to."""
+
+
+def answer(log: TopicLog, posts: list[Post], batch: Batch | None, error: FlashQError | None) -> None:
+    first = 0
+    for count, answers in posts:
         answers.append((-1 if batch is None else batch.base_offset + first, error))
+        first += count
 
 
 @pytest.fixture
-def tick(loop: Loop) -> Tick[list[Answer]]:
-    """A post is the list its answer goes to."""
+def tick(loop: Loop) -> Tick[Post]:
     return Tick(lambda call: loop.soon.append(call), lambda: 1, answer)
 
 
@@ -65,65 +68,69 @@ def log_named(name: str) -> InMemoryTopicLog:
     return InMemoryTopicLog(name, TopicConfig())
 
 
+def post(tick: Tick[Post], log: TopicLog, rows: list[Row], size: int, answers: list[Answer]) -> None:
+    tick.post(log, rows, size, (len(rows), answers))
+
+
 def rows(*values: bytes) -> list[Row]:
     return [(None, value, []) for value in values]
 
 
-def test_posts_of_a_tick_share_a_batch_and_keep_their_order(loop: Loop, tick: Tick[list[Answer]]) -> None:
+def test_posts_of_a_tick_share_a_batch_and_keep_their_order(loop: Loop, tick: Tick[Post]) -> None:
     log, answers = log_named("news"), list[Answer]()
-    tick.post(log, rows(b"a", b"b"), 10, answers)
-    tick.post(log, rows(b"c"), 10, answers)
+    post(tick, log, rows(b"a", b"b"), 10, answers)
+    post(tick, log, rows(b"c"), 10, answers)
     assert log.next_offset == 0
     loop.rest()
     assert answers == [(0, None), (2, None)]
     assert [(batch.base_offset, batch.count) for batch in log.read(0)] == [(0, 3)]
 
 
-def test_posts_of_another_tick_are_another_batch(loop: Loop, tick: Tick[list[Answer]]) -> None:
+def test_posts_of_another_tick_are_another_batch(loop: Loop, tick: Tick[Post]) -> None:
     log, answers = log_named("news"), list[Answer]()
     for _ in range(2):
-        tick.post(log, rows(b"a"), 10, answers)
+        post(tick, log, rows(b"a"), 10, answers)
         loop.rest()
     assert answers == [(0, None), (1, None)]
     assert len(log.read(0)) == 2
 
 
-def test_a_post_that_came_alone_is_stored_in_the_turn_it_came_in(loop: Loop, tick: Tick[list[Answer]]) -> None:
+def test_a_post_that_came_alone_is_stored_in_the_turn_it_came_in(loop: Loop, tick: Tick[Post]) -> None:
     answers = list[Answer]()
-    tick.post(log_named("news"), rows(b"a", b"b"), 10, answers)
+    post(tick, log_named("news"), rows(b"a", b"b"), 10, answers)
     loop.turn()
     assert answers == [(0, None)]
 
 
 def test_where_several_came_those_of_the_next_turn_share_their_batch_and_no_later_ones(
-    loop: Loop, tick: Tick[list[Answer]]
+    loop: Loop, tick: Tick[Post]
 ) -> None:
     log, answers = log_named("news"), list[Answer]()
     for stored in (0, 4, 4, 8):
-        tick.post(log, rows(b"a"), 10, answers)
-        tick.post(log, rows(b"b"), 10, answers)
+        post(tick, log, rows(b"a"), 10, answers)
+        post(tick, log, rows(b"b"), 10, answers)
         loop.turn()
         assert log.next_offset == stored
     assert [offset for offset, _ in answers] == list(range(8))
     assert [batch.count for batch in log.read(0)] == [4, 4]
 
 
-def test_the_second_turn_is_not_owed_to_posts_that_did_not_wait(loop: Loop, tick: Tick[list[Answer]]) -> None:
+def test_the_second_turn_is_not_owed_to_posts_that_did_not_wait(loop: Loop, tick: Tick[Post]) -> None:
     log, answers = log_named("news"), list[Answer]()
-    tick.post(log, rows(b"a"), 10, answers)
-    tick.post(log, rows(b"b"), 10, answers)
+    post(tick, log, rows(b"a"), 10, answers)
+    post(tick, log, rows(b"b"), 10, answers)
     loop.turn()
-    tick.post_alone(log, rows(b"c"), Terms(), answers)
-    tick.post(log, rows(b"d"), 10, answers)
+    tick.post_alone(log, rows(b"c"), Terms(), (1, answers))
+    post(tick, log, rows(b"d"), 10, answers)
     loop.rest()
     assert answers == [(0, None), (1, None), (2, None), (3, None)]
     assert loop.soon == []
 
 
-def test_topics_do_not_share(loop: Loop, tick: Tick[list[Answer]]) -> None:
+def test_topics_do_not_share(loop: Loop, tick: Tick[Post]) -> None:
     logs, answers = [log_named("a"), log_named("b")], list[Answer]()
     for log in (*logs, *logs):
-        tick.post(log, rows(b"x"), 10, answers)
+        post(tick, log, rows(b"x"), 10, answers)
     assert len(loop.soon) == 1
     loop.rest()
     assert [log.next_offset for log in logs] == [2, 2]
@@ -133,36 +140,32 @@ def test_topics_do_not_share(loop: Loop, tick: Tick[list[Answer]]) -> None:
 @pytest.mark.parametrize(
     ("count", "size"), [(MAX_SHARED_RECORDS, 10), (1, MAX_SHARED_BYTES)], ids=["many records", "many bytes"]
 )
-def test_a_large_post_has_a_batch_of_its_own_in_its_place(
-    loop: Loop, tick: Tick[list[Answer]], count: int, size: int
-) -> None:
+def test_a_large_post_has_a_batch_of_its_own_in_its_place(loop: Loop, tick: Tick[Post], count: int, size: int) -> None:
     log, answers = log_named("news"), list[Answer]()
-    tick.post(log, rows(b"before"), 10, answers)
-    tick.post(log, rows(*[b"x"] * count), size, answers)
-    tick.post(log, rows(b"after"), 10, answers)
+    post(tick, log, rows(b"before"), 10, answers)
+    post(tick, log, rows(*[b"x"] * count), size, answers)
+    post(tick, log, rows(b"after"), 10, answers)
     loop.rest()
     assert answers == [(0, None), (1, None), (count + 1, None)]
     assert [batch.count for batch in log.read(0)] == [1, count, 1]
 
 
-def test_a_refusal_reaches_everyone_who_shared_and_nobody_else(loop: Loop, tick: Tick[list[Answer]]) -> None:
+def test_a_refusal_reaches_everyone_who_shared_and_nobody_else(loop: Loop, tick: Tick[Post]) -> None:
     full, good = FullLog("full", TopicConfig()), log_named("good")
     refused, stored = list[Answer](), list[Answer]()
-    tick.post(full, rows(b"a"), 10, refused)
-    tick.post(good, rows(b"b"), 10, stored)
-    tick.post(full, rows(b"c"), 10, refused)
+    post(tick, full, rows(b"a"), 10, refused)
+    post(tick, good, rows(b"b"), 10, stored)
+    post(tick, full, rows(b"c"), 10, refused)
     loop.rest()
     assert [type(error) for _, error in refused] == [StorageFull, StorageFull]
     assert stored == [(0, None)]
 
 
-def test_a_mistake_of_ours_is_answered_as_unknown_and_reaches_no_other_topic(
-    loop: Loop, tick: Tick[list[Answer]]
-) -> None:
+def test_a_mistake_of_ours_is_answered_as_unknown_and_reaches_no_other_topic(loop: Loop, tick: Tick[Post]) -> None:
     broken, good = BrokenLog("broken", TopicConfig()), log_named("good")
     refused, stored = list[Answer](), list[Answer]()
-    tick.post(broken, rows(b"a"), 10, refused)
-    tick.post(good, rows(b"b"), 10, stored)
+    post(tick, broken, rows(b"a"), 10, refused)
+    post(tick, good, rows(b"b"), 10, stored)
     loop.rest()
     ((_, error),) = refused
     assert error is not None

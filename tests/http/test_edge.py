@@ -53,7 +53,7 @@ def request(
 
 def answer(edge: Edge, asked: Request, calls: Calls | None = None) -> Response:
     calls = calls or Calls()
-    answered = Router({"health": calls.now, "post_records": calls.deferred}, edge)(asked)
+    answered = Router({"health": calls.now, "post_records": calls.deferred}, edge).handle(asked)
     if isinstance(answered, Deferred):
         answered.send(Response(200, b"{}"))
         assert answered.response is not None
@@ -278,6 +278,6 @@ def test_a_head_let_in_once_is_not_checked_again_and_one_refused_never_comes_in(
     edge, calls = Counting(token="t"), Calls()
     router = Router({"health": calls.now}, edge)
     good, bad = request(authorization=b"Bearer t"), request()
-    statuses: Sequence[object] = [getattr(router(each), "status", None) for each in (good, good, good, bad, bad)]
+    statuses: Sequence[object] = [getattr(router.handle(each), "status", None) for each in (good, good, good, bad, bad)]
     assert statuses == [200, 200, 200, 401, 401]
     assert (edge.checks, calls.count) == (3, 3)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
-from functools import lru_cache
 
 from msgspec import UNSET
 
@@ -68,23 +67,23 @@ def to_record_out(
         )
 
 
-def posted_body(first_offset: int, count: int, timestamp_ms: int) -> bytes:
-    """The answer to a post: `{"offsets":[{"offset","timestamp"}]}`, one for each record, in order."""
-    after = _after_offset(timestamp_ms)
+def posted_body(first_offset: int, count: int, stamp: bytes) -> bytes:
+    """The answer to a post: `{"offsets":[{"offset","timestamp"}]}`, one for each record, in order; `stamp` is their
+    `stamp_of` the batch's timestamp."""
     if count == 1:
-        return b'{"offsets":[{"offset":%d%b]}' % (first_offset, after)
-    between = b'%b,{"offset":' % after  # only the numbers differ
+        return b'{"offsets":[{"offset":%d%b]}' % (first_offset, stamp)
+    between = b'%b,{"offset":' % stamp  # only the numbers differ
     offsets = between.decode().join(map(str, range(first_offset, first_offset + count)))
-    return b'{"offsets":[{"offset":%b%b]}' % (offsets.encode(), after)
+    return b'{"offsets":[{"offset":%b%b]}' % (offsets.encode(), stamp)
 
 
-def lines_body(first_offset: int, count: int, timestamp_ms: int) -> bytes:
+def lines_body(first_offset: int, count: int, stamp: bytes) -> bytes:
     """The answer to a post of NDJSON lines: `{"first_offset","last_offset","count"}`."""
     return b'{"first_offset":%d,"last_offset":%d,"count":%d}' % (first_offset, first_offset + count - 1, count)
 
 
-@lru_cache(maxsize=1024)
-def _after_offset(timestamp_ms: int) -> bytes:
+def stamp_of(timestamp_ms: int) -> bytes:
+    """What follows the offset where a post is answered: the same for all records of a batch."""
     return b',"timestamp":"%b"}' % iso_timestamp(timestamp_ms).encode()
 
 

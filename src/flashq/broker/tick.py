@@ -24,10 +24,10 @@ MAX_SHARED_BYTES = 256 * 1024
 """Of posts in one batch. A larger post has a batch of its own: sharing saves it nothing."""
 
 Post = TypeVar("Post")
-Answer = Callable[[TopicLog, "list[tuple[int, Post]]", "Batch | None", "FlashQError | None"], None]
-"""Called once for the posts of a batch, when the log's promise holds or it was refused: the log, each post with the
-index of its first record in the batch, and the batch or what refused it. A post whose answer fails must not keep the
-others from theirs: that is the callable's to see to."""
+Answer = Callable[[TopicLog, "list[Post]", "Batch | None", "FlashQError | None"], None]
+"""Called once for the posts of a batch, when the log's promise holds or it was refused: the log, the posts in the order
+of their records in the batch, and the batch or what refused it. A post whose answer fails must not keep the others from
+theirs: that is the callable's to see to."""
 
 
 class _Shared(Generic[Post]):
@@ -38,7 +38,7 @@ class _Shared(Generic[Post]):
     def __init__(self, log: TopicLog) -> None:
         self.log = log
         self.rows: list[Row] = []
-        self.posts: list[tuple[int, Post]] = []  # index of its first row, whom to tell
+        self.posts: list[Post] = []  # whom to tell
         self.size = 0
 
 
@@ -62,7 +62,7 @@ class Tick(Generic[Post]):
         elif len(shared.rows) + len(rows) > MAX_SHARED_RECORDS or shared.size + size > MAX_SHARED_BYTES:
             self._append(shared)
             shared = self._open[log] = _Shared(log)
-        shared.posts.append((len(shared.rows), post))
+        shared.posts.append(post)
         shared.rows += rows
         shared.size += size
 
@@ -72,7 +72,7 @@ class Tick(Generic[Post]):
         if shared is not None:
             self._append(shared)
         alone: _Shared[Post] = _Shared(log)
-        alone.posts.append((0, post))
+        alone.posts.append(post)
         alone.rows = rows
         self._append(alone, terms)
 

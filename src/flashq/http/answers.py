@@ -38,14 +38,16 @@ def _start(status: int, content_type: bytes) -> bytes:
 _wholes: dict[tuple[int, bytes, Fields], bytes] = {}
 
 
-def _remember_whole(response: Response) -> None:
-    status, headers = response.status, response.headers
-    # Only JSON: the headers of NDJSON hold offsets, and hardly one is seen twice.
-    repeats = response.content_type == JSON and all(len(value) < 64 for _, value in headers)
-    if repeats and status not in (204, 304) and response.stream is None and len(_wholes) < _STARTS_MAX:
-        start = _start(status, response.content_type).removesuffix(b"content-length: ")
+def start_of(status: int, content_type: bytes, headers: Fields) -> bytes:
+    """`Response.start` of answers with this status, not 204 nor 304, and these headers."""
+    start = _wholes.get((status, content_type, headers))
+    if start is None:
         fields = b"".join([_field(name, value) for name, value in headers])
-        _wholes[status, response.content_type, headers] = b"%b%bcontent-length: " % (start, fields)
+        start = b"%b%bcontent-length: " % (_start(status, content_type).removesuffix(b"content-length: "), fields)
+        # Only JSON: the headers of NDJSON hold offsets, and hardly one is seen twice.
+        if content_type == JSON and len(_wholes) < _STARTS_MAX and all(len(value) < 64 for _, value in headers):
+            _wholes[status, content_type, headers] = start
+    return start
 
 
 def _field(name: bytes, value: bytes) -> bytes:
@@ -60,10 +62,12 @@ _ENDS = [b"%d\r\n\r\n" % length for length in range(1024)]
 
 def encode_whole(response: Response) -> bytes:
     """Head and body of an answer on a connection that stays open by default (HTTP/1.1)."""
+    start = response.start
+    if not start:
+        if response.status in (204, 304):
+            return encode_head(response, b"", False)
+        start = start_of(response.status, response.content_type, response.headers)
     body = response.body
-    start = _wholes.get((response.status, response.content_type, response.headers))
-    if start is None:
-        return encode_head(response, b"", False) + body
     length = len(body)
     return b"".join((start, _ENDS[length] if length < len(_ENDS) else b"%d\r\n\r\n" % length, body))
 
@@ -74,7 +78,6 @@ def encode_head(response: Response, connection: bytes, chunked: bool) -> bytes:
     204 and 304 have no length, a stream is chunked or ends with the connection.
     """
     status = response.status
-    _remember_whole(response)
     lines = [(_starts.get((status, response.content_type)) or _start(status, response.content_type))[:-16]]
     if chunked:
         lines.append(b"transfer-encoding: chunked\r\n")
@@ -122,11 +125,7 @@ class AnswerQueue(asyncio.Protocol):
         raise NotImplementedError
 
     def _enqueue(self, head: Head | None, answer: Response | Deferred, charge: int) -> None:
-        if isinstance(answer, Deferred):
-            deferred = answer
-        else:
-            deferred = Deferred()
-            deferred.response = answer
+        deferred = Deferred(response=answer) if type(answer) is Response else answer
         deferred.charge = charge
         deferred.head, deferred.on_ready = head, self._ready
         self._queue.append(deferred)

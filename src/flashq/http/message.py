@@ -6,7 +6,7 @@ No I/O and no parsing here. Everything runs on the event loop's thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 import msgspec
 
@@ -111,6 +111,7 @@ class StreamSource:
         """Let go of everything held."""
 
 
+@final
 class Response(msgspec.Struct, eq=False):
     """A whole answer, or the head of a streamed one if `stream` is given (then `body` is not used).
 
@@ -122,6 +123,9 @@ class Response(msgspec.Struct, eq=False):
     content_type: bytes = JSON
     headers: Fields = ()
     stream: StreamSource | None = None
+    start: bytes = b""
+    """The status line and all fields up to the value of content-length, encoded, if whoever answers has them at hand
+    (`answers.start_of`): so that thousands of equal heads are made once."""
 
 
 NO_CONTENT = Response(204, content_type=b"")

@@ -97,17 +97,19 @@ class Connection(AnswerQueue):
                     answer = self._handler(Request(head, data[end:], self._peer))
                 except Exception as error:
                     answer = self._server.failed(error)
-                if answer.__class__ is Response and not self._queue and answer.stream is None:
-                    self._transport.write(encode_whole(answer))
-                elif isinstance(answer, Deferred) and answer.response is None:
+                if type(answer) is Response:
+                    if not self._queue and answer.stream is None:
+                        self._transport.write(encode_whole(answer))
+                        return
+                elif answer.response is None:
                     answer.head, answer.on_ready = head, self._ready
                     self._queue.append(answer)
                     self._fresh = len(self._queue) < self._limits.max_pipelined
                     if answer.alone:
                         self._run()
-                else:
-                    self._enqueue(head, answer, 0)
-                    self._run()
+                    return
+                self._enqueue(head, answer, 0)
+                self._run()
                 return
         self._run(data)
 
@@ -323,8 +325,8 @@ class Connection(AnswerQueue):
     def _ready(self, deferred: Deferred) -> None:
         head, response = deferred.head, deferred.response
         assert response is not None
-        alone = self._fresh and len(self._queue) == 1 and not deferred.charge and response.stream is None
-        if alone and self._stream is None and head is not None and head.plain:
+        alone = self._fresh and len(self._queue) == 1 and not deferred.charge
+        if alone and head is not None and head.plain and response.stream is None:
             self._queue.clear()
             self._transport.write(encode_whole(response))
         else:
@@ -357,7 +359,8 @@ class Connection(AnswerQueue):
             self._close()
             return
         blocked = self._blocked()
-        self._fresh = at_head and not blocked and not self._backlog and not self._server.draining
+        free = self._stream is None and not blocked and not self._backlog
+        self._fresh = at_head and free and not self._server.draining
         self._pause_reading(blocked or bool(self._backlog) or (self._body is not None and self._body.waits))
 
     def _pause_reading(self, pause: bool) -> None:

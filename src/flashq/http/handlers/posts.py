@@ -11,15 +11,17 @@ import msgspec
 
 from flashq.api.errors import RequestError
 from flashq.api.queries import PostQuery, parse_query
-from flashq.api.records import lines_body, posted_body, to_rows
+from flashq.api.records import lines_body, posted_body, stamp_of, to_rows
 from flashq.api.schemas import decode_post, line_decoder
 from flashq.batch import Batch
 from flashq.broker.flashq import FlashQ
 from flashq.broker.terms import Terms, append_on, check_terms, hash_idempotency_key
 from flashq.broker.tick import Tick
 from flashq.errors import FlashQError, InvalidParameter, StorageFailed
+from flashq.http.answers import start_of
 from flashq.http.handlers.blocking import as_flashq_error
 from flashq.http.handlers.bodies import NDJSON, content_type, read_json, read_lines
+from flashq.http.head import Head
 from flashq.http.message import JSON, Deferred, Request, Response
 from flashq.http.router import error_response
 from flashq.logging import get_logger
@@ -55,26 +57,49 @@ class PostHandler:
         }
         self._durable = self._durability["replicated" if is_remote else "fsynced"]
 
-    def post_records(self, request: Request, topic: str) -> Response | Deferred:
-        """Store all records of the body or none."""
-        head = request.head
+    def prepare(self, head: Head, topic: str) -> Callable[[Request], Deferred]:
+        """What stores all records of a body or none, for the requests that have this head."""
+        has_terms = bool(head.query) or _IDEMPOTENCY_KEY in head.fields or _IF_NEXT_OFFSET in head.fields
+        if has_terms or head.fields.get(b"content-type") != JSON:
+            return lambda request: self._post_any(request, topic)
+        backend, held, tick = self._flashq.backend, self._held, self._tick
+
+        def post_records(request: Request) -> Deferred:
+            try:
+                records = decode_post(request.body).records
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                records = read_json(request, decode_post).records  # which tells what is wrong with it
+            post = _Post(request=request, rows=to_rows(records), body=posted_body, terms=None)
+            log = backend.topics.get(topic)
+            if log is None or topic in held:
+                self._wait_for_topic(post, topic)
+            else:
+                tick.post(log, post.rows, len(request.body), post)
+            return post
+
+        return post_records
+
+    def _post_any(self, request: Request, topic: str) -> Deferred:
+        """A post of lines, or on terms."""
         rows, body = _read(request)
-        terms = None
-        if head.query or _IDEMPOTENCY_KEY in head.fields or _IF_NEXT_OFFSET in head.fields:
-            terms = self._terms(request)
-        post = _Post(request=request, rows=rows, body=body, terms=terms)
+        post = _Post(request=request, rows=rows, body=body, terms=self._terms(request))
         log = self._flashq.backend.topics.get(topic)
-        if topic in self._held:
-            self._held[topic].append(post)
-        elif log is None:
-            self._post_to_new_topic(post, topic)
-        elif terms is None:
-            self._tick.post(log, rows, len(request.body), post)
+        if log is None or topic in self._held:
+            self._wait_for_topic(post, topic)
         else:
-            self._store_on_terms(post, log, terms)
+            self._store(post, log)
         return post
 
-    def _terms(self, request: Request) -> Terms:
+    def _store(self, post: _Post, log: TopicLog) -> None:
+        if post.terms is None:
+            self._tick.post(log, post.rows, len(post.request.body), post)
+        else:
+            self._store_on_terms(post, log, post.terms)
+
+    def _terms(self, request: Request) -> Terms | None:
+        fields = request.head.fields
+        if not (request.query or _IDEMPOTENCY_KEY in fields or _IF_NEXT_OFFSET in fields):
+            return None
         durable = parse_query(request.query, PostQuery).sync is not None
         key, offset = request.header(_IDEMPOTENCY_KEY), request.header(_IF_NEXT_OFFSET)
         key_hash = None if key is None else hash_idempotency_key(key.decode("latin-1"), "Idempotency-Key")
@@ -98,35 +123,35 @@ class PostHandler:
         """In the executor: compare with what is stored; the answer is the loop's to give."""
 
         def done(append: Append) -> None:
-            self._loop.call_soon_threadsafe(self._answer_all, log, [(0, post)], append.batch, append.error)
+            self._loop.call_soon_threadsafe(self._answer_all, log, [post], append.batch, append.error)
 
         try:
             append_on(terms, log, post.rows, self._flashq.clock_ms()).add_done_callback(done)
         except Exception as error:
-            self._loop.call_soon_threadsafe(self._answer_all, log, [(0, post)], None, as_flashq_error(error))
+            self._loop.call_soon_threadsafe(self._answer_all, log, [post], None, as_flashq_error(error))
 
-    def _answer_all(
-        self, log: TopicLog, posts: list[tuple[int, _Post]], batch: Batch | None, error: FlashQError | None
-    ) -> None:
-        """Answer the posts of a batch, given the index of each one's first record in it."""
+    def _answer_all(self, log: TopicLog, posts: list[_Post], batch: Batch | None, error: FlashQError | None) -> None:
+        """Answer the posts of a batch, in the order of their records."""
         if batch is None or error is not None:
             assert error is not None
             self._refuse_all(posts, error)
             return
-        durability, size = self._durability[log.durability], 0
-        for first, post in posts:
+        terms = posts[0].terms  # a post with terms is alone in its batch
+        durability = self._durable if terms is not None and terms.durable else self._durability[log.durability]
+        start = start_of(200, JSON, durability)
+        stamp, offset, size = stamp_of(batch.timestamp_ms), batch.base_offset, 0
+        for post in posts:
+            count = len(post.rows)
             try:
-                if post.terms is not None and post.terms.durable:
-                    durability = self._durable  # a post with terms is alone in its batch
                 size += len(post.request.body)
-                body = post.body(batch.base_offset + first, len(post.rows), batch.timestamp_ms)
-                post.send(Response(200, body, JSON, durability))
+                post.send(Response(200, post.body(offset, count, stamp), JSON, durability, start=start))
             except Exception as mistake:  # must not keep the others from their answers
                 logger.error("internal_error", exc_info=mistake)
+            offset += count
         self._posted.add(batch.count, size)
 
-    def _refuse_all(self, posts: list[tuple[int, _Post]], error: FlashQError) -> None:
-        for _, post in posts:
+    def _refuse_all(self, posts: list[_Post], error: FlashQError) -> None:
+        for post in posts:
             try:
                 post.send(error_response(error, post.request))
             except Exception as mistake:
@@ -134,7 +159,10 @@ class PostHandler:
 
     # -- posts that wait until their topic is ready, and those that follow
 
-    def _post_to_new_topic(self, post: _Post, topic: str) -> None:
+    def _wait_for_topic(self, post: _Post, topic: str) -> None:
+        if topic in self._held:
+            self._held[topic].append(post)
+            return
         check_name("topic", topic)
         if post.terms is not None:
             self._flashq.check_new(topic, post.terms)
@@ -154,11 +182,7 @@ class PostHandler:
     def _release(self, topic: str, ready: Future[TopicLog]) -> None:
         for post in self._held[topic]:  # grows if an answer lets in the next post of a client
             try:
-                log = self._log_for(post, topic, ready)
-                if post.terms is None:
-                    self._tick.post(log, post.rows, len(post.request.body), post)
-                else:
-                    self._store_on_terms(post, log, post.terms)
+                self._store(post, self._log_for(post, topic, ready))
             except FlashQError as error:
                 post.send(error_response(error, post.request))
         del self._held[topic]
@@ -182,17 +206,12 @@ class _Post(Deferred, kw_only=True, eq=False):
 
     request: Request
     rows: list[Row]
-    body: Callable[[int, int, int], bytes]
+    body: Callable[[int, int, bytes], bytes]
     terms: Terms | None
 
 
-def _read(request: Request) -> tuple[list[Row], Callable[[int, int, int], bytes]]:
+def _read(request: Request) -> tuple[list[Row], Callable[[int, int, bytes], bytes]]:
     """The records of the body, and what writes the answer."""
-    if request.head.fields.get(b"content-type") == JSON:
-        try:
-            return to_rows(decode_post(request.body).records), posted_body
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            pass  # what is wrong with it is told below
     kind = content_type(request)
     if kind == NDJSON:
         return to_rows(read_lines(request, line_decoder)), lines_body

@@ -186,9 +186,7 @@ class Cluster:
             time.sleep(0.02)
         return found
 
-    def _is_told(
-        self, partition: Any, start: Future[Any], end: Future[Any], found: dict[str, tuple[int, int]]
-    ) -> bool:
+    def _is_told(self, partition: Any, start: Future[Any], end: Future[Any], found: dict[str, tuple[int, int]]) -> bool:
         """Whether more cannot be learned: where it begins and ends is now in `found`, or it is gone."""
         topic: str = partition.topic
         try:
