@@ -38,7 +38,7 @@ Bytes = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 # -- records
 
 
-class RecordIn(msgspec.Struct):
+class RecordIn(msgspec.Struct, gc=False):  # one for each posted record, and never in a cycle
     """A record as posted. `encoding` "base64" says what `value` is written in, `key_encoding` the same of `key`."""
 
     value: str
@@ -48,7 +48,7 @@ class RecordIn(msgspec.Struct):
     key_encoding: Encoding | None = None
 
 
-class PostRecords(msgspec.Struct):
+class PostRecords(msgspec.Struct, gc=False):
     """The body of `POST /topics/{topic}/records`: 1 to 1,000 records."""
 
     records: list[RecordIn]

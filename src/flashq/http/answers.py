@@ -93,6 +93,18 @@ def encode_head(response: Response, connection: bytes, chunked: bool) -> bytes:
 class AnswerQueue(asyncio.Protocol):
     """Holds what is to be answered, in request order; joins answers that are ready together into one write."""
 
+    __slots__ = (
+        "_chunked",
+        "_held_bytes",
+        "_out",
+        "_out_bytes",
+        "_paused_writing",
+        "_pumping",
+        "_queue",
+        "_stream",
+        "_transport",
+    )
+
     def __init__(self) -> None:
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._queue: deque[Deferred] = deque()

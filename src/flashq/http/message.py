@@ -34,7 +34,7 @@ class Peer:
         self.scheme = scheme
 
 
-class Request(msgspec.Struct, eq=False):
+class Request(msgspec.Struct, eq=False, gc=False):
     """One request with its whole body.
 
     `head` is shared by all requests whose heads are equal byte for byte, so what follows from the head alone

@@ -29,6 +29,35 @@ _NOTHING = 0  # it is dropped: no more requests are taken, and the connection cl
 class Connection(AnswerQueue):
     """The protocol object asyncio makes for each client. All calls on the loop's thread."""
 
+    __slots__ = (
+        "_backlog",
+        "_body",
+        "_closed",
+        "_dropped_bytes",
+        "_eof",
+        "_fresh",
+        "_handler",
+        "_head_since",
+        "_heads",
+        "_idle_since",
+        "_last_head",
+        "_last_raw",
+        "_limits",
+        "_linger",
+        "_linger_until",
+        "_moved",
+        "_moved_at",
+        "_parser",
+        "_paused_reading",
+        "_peer",
+        "_reading",
+        "_running",
+        "_served_seen",
+        "_server",
+        "_unsent_seen",
+        "served",
+    )
+
     def __init__(self, server: HttpServer) -> None:
         super().__init__()
         # for good
