@@ -89,7 +89,7 @@ def _row(key: str, what: str, unit: str, figure: str, contenders: list[Contender
 
 
 def _grow(directory: Path, gib: float) -> None:
-    values = [value(10_000)] * BATCH
+    values = [value(10_000)] * 100  # of 10 MB buffers, the C library keeps one or not by what was freed before
     with FlashQ.open(directory, sync_mode="never") as flashq:
         while sum(path.stat().st_size for path in directory.rglob("*.log")) < gib * GIB:
             flashq.post_records(TOPIC, values)

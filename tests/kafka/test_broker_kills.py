@@ -6,10 +6,13 @@ import time
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import NewTopic
 
 from tests.kafka.broker_kills import kill_leader, under_load, wait_until, wait_until_in_sync
 from tests.kafka.cluster import Cluster
 from tests.kafka.serving import serving_on
+from tests.kafka.test_migrate import migrate
+from tests.server.running import Process
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(1800)]
 
@@ -61,3 +64,39 @@ def test_with_two_of_three_brokers_down_posts_are_refused_and_nothing_is_lost_or
         wait_until(lambda: server.ask("GET", "/health").json()["status"] == "healthy", "health stays bad")
     assert outcome.violations == []
     assert outcome.statuses[503] > 0
+
+
+def test_a_topic_without_a_leader_is_listed_as_it_was_heard_of_and_does_not_go_unsaid(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    cluster.admin.create_topics([NewTopic("orphan", 1, 1)])["orphan"].result()
+    with serving_on(cluster, tmp_path / "before") as server:
+        server.post("orphan", "a", "b")
+        leader = cluster.leader("orphan")
+        cluster.kill(leader)
+        try:
+            wait_until(lambda: health(server) == ("degraded", ["topic orphan has no leader"]), "health does not tell")
+            assert end_of(server, "orphan") == 2
+            with serving_on(cluster, tmp_path / "after") as another:
+                assert health(another) == ("degraded", ["topic orphan has no leader"])
+                assert end_of(another, "orphan") is None
+            done = migrate(f"kafka://{cluster.bootstrap}", tmp_path / "copy")
+            assert done.returncode == 5
+            assert "topic orphan has no leader. Nothing was copied" in done.stderr
+            assert not (tmp_path / "copy" / "topics").exists() or not list((tmp_path / "copy" / "topics").iterdir())
+        finally:
+            cluster.start(leader)
+            cluster.wait_until_up()
+        wait_until(lambda: health(server) == ("healthy", None), "health stays bad")
+        assert [record["value"] for record in server.read_all("orphan")] == ["a", "b"]
+
+
+def health(server: Process) -> tuple[str, list[str] | None]:
+    told = server.ask("GET", "/health").json()
+    return told["status"], told.get("problems")
+
+
+def end_of(server: Process, topic: str) -> int | None:
+    """The next offset of a topic, where the list tells."""
+    ends = {each["name"]: each["next_offset"] for each in server.ask("GET", "/topics").json()["topics"]}
+    return ends.get(topic)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flashq.cli.output import print_json, print_line, progress
-from flashq.errors import InvalidParameter, TopicNotFound
+from flashq.errors import InvalidParameter, StorageUnavailable, TopicNotFound
 
 if TYPE_CHECKING:
     from flashq import FlashQ
@@ -71,6 +71,9 @@ def _opened(place: str, kafka_config: str | None, *, is_source: bool = False) ->
 
 def _chosen(old: FlashQ, names: list[str]) -> list[TopicLog]:
     logs = old.logs()
+    problems = old.health().problems if old.backend.is_remote else []
+    if problems and not names:
+        raise StorageUnavailable(f"not all topics can be told: {problems[0]}. Nothing was copied; try again later")
     missing = sorted(set(names) - {log.name for log in logs})
     if missing:
         raise TopicNotFound(f"there is no topic {missing[0]}. Nothing was copied", topic=missing[0])

@@ -82,6 +82,7 @@ class KafkaBackend(StorageBackend):
         self._groups: dict[str, KafkaConsumerGroup] = {}
         self._deleted: dict[str, float] = {}  # ids of topics, and when they were deleted
         self._health = Health()
+        self._untold: list[str] = []  # topics without a leader
         self._stop = threading.Event()
         self.refresh()
         self._looking = threading.Thread(
@@ -104,15 +105,22 @@ class KafkaBackend(StorageBackend):
         asked = time.monotonic()
         with self.cluster.in_time():
             found = self.cluster.describe(self.cluster.topic_names())
-            bounds = self.cluster.all_bounds(found)
+            bounds, untold = self.cluster.all_bounds(found)
             groups = self.cluster.group_names()
         with self._changing:
-            for log in [log for name, log in self._topics.items() if name not in found]:
+            self._untold = sorted(untold)
+            # A topic without a leader is there all the same, as it was heard of last.
+            kept = {*bounds, *(name for name in untold if self._is_known(found[name]))}
+            for log in [log for name, log in self._topics.items() if name not in kept]:
                 if log.found_at + PROPAGATION_S < asked:  # else the broker asked may not have heard of it
                     self._drop(log)
             for name in bounds:
                 self._take(found[name], bounds[name])
             self._groups = {name: self._groups.get(name) or KafkaConsumerGroup(name, self.cluster) for name in groups}
+
+    def _is_known(self, found: Found) -> bool:
+        log = self._topics.get(found.name)
+        return log is not None and log.topic_id == found.topic_id
 
     def find_topic(self, name: str) -> TopicLog | None:
         self._check_open()
@@ -189,7 +197,12 @@ class KafkaBackend(StorageBackend):
         self._completions.deliver = loop.call_soon_threadsafe
 
     def health(self) -> Health:
-        return self._health
+        return self._health if self._health.problems else self._told()
+
+    def _told(self) -> Health:
+        """As the last look at the topics found it."""
+        untold = self._untold
+        return Health("degraded", [f"topic {name} has no leader" for name in untold]) if untold else Health()
 
     def close(self) -> None:
         """Have every post that was taken in answered, and let go of the cluster."""
@@ -252,7 +265,7 @@ class KafkaBackend(StorageBackend):
             self.refresh()
         except FlashQError as error:
             return Health("degraded", [error.message])
-        return Health()
+        return self._told()
 
     def _check_open(self) -> None:
         if self._stop.is_set():

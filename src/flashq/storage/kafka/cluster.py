@@ -172,36 +172,40 @@ class Cluster:
 
         return self._soon(ask, what, topic)
 
-    def all_bounds(self, topics: Iterable[str]) -> dict[str, tuple[int, int]]:
-        """`bounds` of many topics at once; without those that are gone, or have had no leader for `_ASK_AGAIN_S`."""
-        left = [TopicPartition(topic, 0) for topic in topics]
+    def all_bounds(self, topics: Iterable[str]) -> tuple[dict[str, tuple[int, int]], set[str]]:
+        """`bounds` of many topics, and which have had no leader for `_ASK_AGAIN_S`; neither of one that is gone."""
+        left = set(topics)
         found: dict[str, tuple[int, int]] = {}
         deadline = min(self._deadline(), time.monotonic() + _ASK_AGAIN_S)
         while left:
-            starts = self._ask_offsets({each: OffsetSpec.earliest() for each in left}, _ASK_AGAIN_S)
-            ends = self._ask_offsets(dict.fromkeys(left, _END), _ASK_AGAIN_S)
-            left = [each for each in left if not self._is_told(each, starts[each], ends[each], found)]
-            if not left or time.monotonic() > deadline:
+            told = self._ask_bounds(left, max(deadline - time.monotonic(), _LEAST_S))
+            left -= told.keys()
+            found.update((topic, bounds) for topic, bounds in told.items() if bounds is not None)
+            if time.monotonic() > deadline:
                 break
-            time.sleep(0.02)
-        return found
+            if left:
+                time.sleep(0.1)
+        return found, left
 
-    def _is_told(self, partition: Any, start: Future[Any], end: Future[Any], found: dict[str, tuple[int, int]]) -> bool:
-        """Whether more cannot be learned: where it begins and ends is now in `found`, or it is gone."""
-        topic: str = partition.topic
-        try:
-            bounds = start.result().offset, end.result().offset
-        except KafkaException as error:
-            code = error.args[0].code()
-            if code in NO_SUCH_TOPIC:
-                return True
-            if code in LEADER_CHANGES:  # also said by a broker that has begun to delete it
-                return False
-            raise refusal(error, f"where topic {topic} ends cannot be told", topic=topic) from error
-        if min(bounds) < 0:  # what librdkafka leaves there if the leader it knew did not answer
-            return False
-        found[topic] = bounds
-        return True
+    def _ask_bounds(self, topics: Iterable[str], timeout_s: float) -> dict[str, tuple[int, int] | None]:
+        """Of those whose leader answers; None of one that is gone."""
+        partitions = [TopicPartition(topic, 0) for topic in topics]
+        starts = self._ask_offsets(dict.fromkeys(partitions, OffsetSpec.earliest()), timeout_s)
+        ends = self._ask_offsets(dict.fromkeys(partitions, _END), timeout_s)
+        told: dict[str, tuple[int, int] | None] = {}
+        for each in partitions:
+            try:
+                bounds = starts[each].result().offset, ends[each].result().offset
+            except KafkaException as error:
+                code = error.args[0].code()
+                if code in NO_SUCH_TOPIC:
+                    told[each.topic] = None
+                elif code not in LEADER_CHANGES:  # which a broker also says that has begun to delete it
+                    raise refusal(error, f"where topic {each.topic} ends cannot be told", topic=each.topic) from error
+                continue
+            if min(bounds) >= 0:  # else what librdkafka leaves there if the leader it knew did not answer
+                told[each.topic] = bounds
+        return told
 
     def offset_at(self, topic: str, timestamp_ms: int) -> int | None:
         """The first offset whose record has this timestamp or a later one; None if there is none."""

@@ -33,7 +33,6 @@ class Follower:
         self._wanted: dict[KafkaTopicLog, float | None] = {}  # until when; None: somebody waits
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._met: set[str] = set()  # ids of topics
 
     def watch(self, log: KafkaTopicLog) -> None:
         """From now on tell the log when it has moved on. Returns at once."""
@@ -59,14 +58,15 @@ class Follower:
 
     def _run(self) -> None:
         followed: dict[str, KafkaTopicLog] = {}
+        met: set[str] = set()  # ids of topics
         consumer = self._make()
-        while self._choose(consumer, followed):
+        while self._choose(consumer, followed, met):
             first = consumer.poll(_LOOK_S)
             if first is not None:
                 self._tell([first, *consumer.consume(500, 0)], followed, consumer)
         consumer.close()
 
-    def _choose(self, consumer: Consumer, followed: dict[str, KafkaTopicLog]) -> bool:
+    def _choose(self, consumer: Consumer, followed: dict[str, KafkaTopicLog], met: set[str]) -> bool:
         """Follow what is wanted now, and nothing else; False at the end. Waits while nothing is."""
         with self._changed:
             while True:
@@ -89,15 +89,12 @@ class Follower:
             for name in gone:
                 del followed[name]
         for log in new:
-            self._follow(log, consumer)
+            if log.topic_id not in met:  # once, however that ends: the topics of others must not wait for a leader
+                met.add(log.topic_id)
+                meet(consumer, log.name)
+            consumer.incremental_assign([TopicPartition(log.name, 0, log.high_water_mark)])
             followed[log.name] = log
         return True
-
-    def _follow(self, log: KafkaTopicLog, consumer: Consumer) -> None:
-        if log.topic_id not in self._met:  # once: while one topic has no leader, the others must not wait for it
-            self._met.add(log.topic_id)
-            meet(consumer, log.name)
-        consumer.incremental_assign([TopicPartition(log.name, 0, log.high_water_mark)])
 
     def _tell(self, messages: list[Message], followed: dict[str, KafkaTopicLog], consumer: Consumer) -> None:
         runs: defaultdict[str, Runs] = defaultdict(Runs)
