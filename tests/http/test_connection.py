@@ -320,25 +320,28 @@ def test_a_stream_that_raises_is_cut_without_an_end_mark() -> None:
         assert len(served.errors) == 1
 
 
+class News(StreamSource):
+    """What is told while the client waits; it ends with None."""
+
+    def __init__(self) -> None:
+        self.items: list[bytes | None] = []
+        self.closed = False
+
+    def start(self, wake: Callable[[], None]) -> None:
+        self.wake = wake
+
+    def next_chunk(self) -> bytes | None:
+        return self.items.pop(0) if self.items else b""
+
+    def tell(self, item: bytes | None) -> None:
+        self.items.append(item)
+        self.wake()
+
+    def close(self) -> None:
+        self.closed = True
+
+
 def test_a_stream_waits_for_news_and_is_woken() -> None:
-    class News(StreamSource):
-        def __init__(self) -> None:
-            self.items: list[bytes] = []
-            self.closed = False
-
-        def start(self, wake: Callable[[], None]) -> None:
-            self.wake = wake
-
-        def next_chunk(self) -> bytes | None:
-            return self.items.pop(0) if self.items else b""
-
-        def tell(self, item: bytes) -> None:
-            self.items.append(item)
-            self.wake()
-
-        def close(self) -> None:
-            self.closed = True
-
     news = News()
     with serving(lambda request: Response(200, content_type=b"text/event-stream", stream=news)) as served:
         with served.connect() as client:
@@ -352,6 +355,34 @@ def test_a_stream_waits_for_news_and_is_woken() -> None:
         while not news.closed:
             served.call(news.tell, b"more")
             time.sleep(0.01)
+
+
+@pytest.mark.parametrize("deferred", [False, True], ids=["at once", "later"])
+def test_what_is_asked_while_a_stream_is_written_is_answered_after_it(deferred: bool) -> None:
+    news, waiting = News(), Deferred()
+
+    def handle(request: Request) -> Response | Deferred:
+        if request.path == "/stream":
+            return Response(200, content_type=b"text/event-stream", stream=news)
+        return waiting if deferred else Response(200, b"second")
+
+    with serving(handle) as served, served.connect() as client:
+        client.sendall(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(1000).endswith(b"\r\n\r\n")
+        served.call(news.tell, b"one")
+        assert client.recv(1000) == b"3\r\none\r\n"
+        client.sendall(b"GET /second HTTP/1.1\r\nHost: x\r\n\r\n")
+        if deferred:
+            time.sleep(0.1)
+            served.call(waiting.send, Response(200, b"second"))
+        time.sleep(0.1)
+        served.call(news.tell, b"two")
+        assert client.recv(1000) == b"3\r\ntwo\r\n"
+        served.call(news.tell, None)
+        client.shutdown(socket.SHUT_WR)
+        rest = b"".join(iter(lambda: client.recv(1000), b""))
+    assert rest.startswith(b"0\r\n\r\nHTTP/1.1 200 OK\r\n")
+    assert rest.endswith(b"\r\n\r\nsecond")
 
 
 def test_a_slow_reader_of_a_long_stream_holds_little_memory(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:

@@ -15,38 +15,38 @@ if TYPE_CHECKING:
 _JOIN_BYTES = 64 * 1024  # answers are joined into one write up to this size: beyond it, copying costs more than a call
 _PUMP_BYTES = 512 * 1024  # of one stream in one turn of the loop, so that a fast reader does not starve the others
 
-# The constant part of an answer's head, by what it depends on. Handlers use a handful of pairs; the cap is for
-# one that makes content types up.
-_starts: dict[tuple[int, bytes], bytes] = {}
-_STARTS_MAX = 256
+# The constant parts of answers' heads, by what they depend on. Handlers use a handful; the cap is for one that makes
+# content types up.
+_begins: dict[tuple[int, bytes], bytes] = {}
+_head_starts: dict[tuple[int, bytes, Fields], bytes] = {}
+_REMEMBERED = 256
 
 
-def _start(status: int, content_type: bytes) -> bytes:
-    try:
-        phrase = HTTPStatus(status).phrase
-    except ValueError:
-        phrase = ""
-    start = b"HTTP/1.1 %d %b\r\n" % (status, phrase.encode())
-    if content_type:
-        start += b"content-type: %b\r\n" % content_type
-    if len(_starts) < _STARTS_MAX:
-        _starts[status, content_type] = start + b"content-length: "
-    return start + b"content-length: "
+def _begin(status: int, content_type: bytes) -> bytes:
+    """The status line and the content type."""
+    begin = _begins.get((status, content_type))
+    if begin is None:
+        try:
+            phrase = HTTPStatus(status).phrase
+        except ValueError:
+            phrase = ""
+        begin = b"HTTP/1.1 %d %b\r\n" % (status, phrase.encode())
+        if content_type:
+            begin += b"content-type: %b\r\n" % content_type
+        if len(_begins) < _REMEMBERED:
+            _begins[status, content_type] = begin
+    return begin
 
 
-# The same with all fields, for answers that differ in their body alone. Made when the first of its kind is encoded.
-_wholes: dict[tuple[int, bytes, Fields], bytes] = {}
-
-
-def start_of(status: int, content_type: bytes, headers: Fields) -> bytes:
-    """`Response.start` of answers with this status, not 204 nor 304, and these headers."""
-    start = _wholes.get((status, content_type, headers))
+def head_start_of(status: int, content_type: bytes, headers: Fields) -> bytes:
+    """`Response.head_start` of answers with this status, not 204 nor 304, and these headers."""
+    start = _head_starts.get((status, content_type, headers))
     if start is None:
         fields = b"".join([_field(name, value) for name, value in headers])
-        start = b"%b%bcontent-length: " % (_start(status, content_type).removesuffix(b"content-length: "), fields)
+        start = b"%b%bcontent-length: " % (_begin(status, content_type), fields)
         # Only JSON: the headers of NDJSON hold offsets, and hardly one is seen twice.
-        if content_type == JSON and len(_wholes) < _STARTS_MAX and all(len(value) < 64 for _, value in headers):
-            _wholes[status, content_type, headers] = start
+        if content_type == JSON and len(_head_starts) < _REMEMBERED and all(len(value) < 64 for _, value in headers):
+            _head_starts[status, content_type, headers] = start
     return start
 
 
@@ -62,11 +62,11 @@ _ENDS = [b"%d\r\n\r\n" % length for length in range(1024)]
 
 def encode_whole(response: Response) -> bytes:
     """Head and body of an answer on a connection that stays open by default (HTTP/1.1)."""
-    start = response.start
+    start = response.head_start
     if not start:
         if response.status in (204, 304):
             return encode_head(response, b"", False)
-        start = start_of(response.status, response.content_type, response.headers)
+        start = head_start_of(response.status, response.content_type, response.headers)
     body = response.body
     length = len(body)
     return b"".join((start, _ENDS[length] if length < len(_ENDS) else b"%d\r\n\r\n" % length, body))
@@ -78,7 +78,7 @@ def encode_head(response: Response, connection: bytes, chunked: bool) -> bytes:
     204 and 304 have no length, a stream is chunked or ends with the connection.
     """
     status = response.status
-    lines = [(_starts.get((status, response.content_type)) or _start(status, response.content_type))[:-16]]
+    lines = [_begin(status, response.content_type)]
     if chunked:
         lines.append(b"transfer-encoding: chunked\r\n")
     elif response.stream is None and status not in (204, 304):

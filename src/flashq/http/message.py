@@ -123,9 +123,9 @@ class Response(msgspec.Struct, eq=False):
     content_type: bytes = JSON
     headers: Fields = ()
     stream: StreamSource | None = None
-    start: bytes = b""
+    head_start: bytes = b""
     """The status line and all fields up to the value of content-length, encoded, if whoever answers has them at hand
-    (`answers.start_of`): so that thousands of equal heads are made once."""
+    (`answers.head_start_of`): so that thousands of equal heads are made once."""
 
 
 NO_CONTENT = Response(204, content_type=b"")

@@ -133,7 +133,8 @@ class Connection(AnswerQueue):
                 elif answer.response is None:
                     answer.head, answer.on_ready = head, self._ready
                     self._queue.append(answer)
-                    self._fresh = len(self._queue) < self._limits.max_pipelined
+                    if len(self._queue) >= self._limits.max_pipelined:
+                        self._fresh = False
                     if answer.alone:
                         self._run()
                     return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -21,8 +20,8 @@ OperationHandler = Callable[..., Response | Deferred]
 
 
 class PerHead(NamedTuple):
-    """An operation that looks at a head once: `prepare(head, *names)`, which raises nothing, gives what answers the
-    requests that have this head."""
+    """An operation that looks at a head once: `prepare(head, *names)` gives what answers the requests that have this
+    head. It must not raise: what it has to refuse, what it gives refuses."""
 
     prepare: Callable[..., RequestHandler]
 
@@ -92,7 +91,7 @@ class Router:
         if isinstance(operation, PerHead):
             handler = operation.prepare(request.head, *names)
         else:
-            handler = partial(_call, operation, names)
+            handler = _with_names(operation, names)
         fields = self._edge.cors_fields(request)
         return _adding(fields, handler) if fields else handler, answered
 
@@ -114,8 +113,8 @@ class Router:
         raise RequestError("not_found", "there is nothing at this path", path=request.path[:200])
 
 
-def _call(operation: OperationHandler, names: tuple[str, ...], request: Request) -> Response | Deferred:
-    return operation(request, *names)
+def _with_names(operation: OperationHandler, names: tuple[str, ...]) -> RequestHandler:
+    return lambda request: operation(request, *names)
 
 
 def _adding(fields: Fields, handler: RequestHandler) -> RequestHandler:

@@ -18,7 +18,7 @@ from flashq.broker.flashq import FlashQ
 from flashq.broker.terms import Terms, append_on, check_terms, hash_idempotency_key
 from flashq.broker.tick import Tick
 from flashq.errors import FlashQError, InvalidParameter, StorageFailed
-from flashq.http.answers import start_of
+from flashq.http.answers import head_start_of
 from flashq.http.handlers.blocking import as_flashq_error
 from flashq.http.handlers.bodies import NDJSON, content_type, read_json, read_lines
 from flashq.http.head import Head
@@ -61,7 +61,7 @@ class PostHandler:
         """What stores all records of a body or none, for the requests that have this head."""
         has_terms = bool(head.query) or _IDEMPOTENCY_KEY in head.fields or _IF_NEXT_OFFSET in head.fields
         if has_terms or head.fields.get(b"content-type") != JSON:
-            return lambda request: self._post_any(request, topic)
+            return lambda request: self._post_other(request, topic, has_terms)
         backend, held, tick = self._flashq.backend, self._held, self._tick
 
         def post_records(request: Request) -> Deferred:
@@ -71,7 +71,7 @@ class PostHandler:
                 records = read_json(request, decode_post).records  # which tells what is wrong with it
             post = _Post(request=request, rows=to_rows(records), body=posted_body, terms=None)
             log = backend.topics.get(topic)
-            if log is None or (held and topic in held):
+            if log is None or topic in held:
                 self._wait_for_topic(post, topic)
             else:
                 tick.post(log, post.rows, len(request.body), post)
@@ -79,10 +79,11 @@ class PostHandler:
 
         return post_records
 
-    def _post_any(self, request: Request, topic: str) -> Deferred:
-        """A post of lines, or on terms."""
+    def _post_other(self, request: Request, topic: str, has_terms: bool) -> Deferred:
+        """A post of lines, on terms, or whose content type has parameters or is none of ours."""
         rows, body = _read(request)
-        post = _Post(request=request, rows=rows, body=body, terms=self._terms(request))
+        terms = self._terms(request) if has_terms else None
+        post = _Post(request=request, rows=rows, body=body, terms=terms)
         log = self._flashq.backend.topics.get(topic)
         if log is None or topic in self._held:
             self._wait_for_topic(post, topic)
@@ -96,10 +97,7 @@ class PostHandler:
         else:
             self._store_on_terms(post, log, post.terms)
 
-    def _terms(self, request: Request) -> Terms | None:
-        fields = request.head.fields
-        if not (request.query or _IDEMPOTENCY_KEY in fields or _IF_NEXT_OFFSET in fields):
-            return None
+    def _terms(self, request: Request) -> Terms:
         durable = parse_query(request.query, PostQuery).sync is not None
         key, offset = request.header(_IDEMPOTENCY_KEY), request.header(_IF_NEXT_OFFSET)
         key_hash = None if key is None else hash_idempotency_key(key.decode("latin-1"), "Idempotency-Key")
@@ -138,13 +136,13 @@ class PostHandler:
             return
         terms = posts[0].terms  # a post with terms is alone in its batch
         durability = self._durable if terms is not None and terms.durable else self._durability[log.durability]
-        start = start_of(200, JSON, durability)
+        start = head_start_of(200, JSON, durability)
         stamp, offset, size = stamp_of(batch.timestamp_ms), batch.base_offset, 0
         for post in posts:
             count = len(post.rows)
             try:
                 size += len(post.request.body)
-                post.send(Response(200, post.body(offset, count, stamp), JSON, durability, start=start))
+                post.send(Response(200, post.body(offset, count, stamp), JSON, durability, head_start=start))
             except Exception as mistake:  # must not keep the others from their answers
                 logger.error("internal_error", exc_info=mistake)
             offset += count
