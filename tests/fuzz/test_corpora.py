@@ -55,10 +55,10 @@ def test_the_check_of_frames_sees_memory_taken_on_a_length_s_word(monkeypatch: p
 
 
 def test_the_check_of_requests_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    route = Router.__call__
+    route = Router.handle
     for broken, complaint in ((500, "500"), (200, "x-number|answers to")):
         monkeypatch.setattr(
-            Router, "__call__", lambda router, request, status=broken: _swapped(route(router, request), status)
+            Router, "handle", lambda router, request, status=broken: _swapped(route(router, request), status)
         )
         with pytest.raises(AssertionError, match=complaint):
             requests.check(b"\0\0" + 2 * b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
