@@ -147,6 +147,7 @@ def _told_when_stopped(source: Source, run: Run) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
+        run.remember()
         advise(f"flashq: interrupted. {_stored(run, is_unsure=True)}")
         advise(f"hint: {_way_on(source, run)}")
         raise typer.Exit(exit_codes.INTERRUPTED) from None

@@ -84,11 +84,24 @@ class Run:
     def stored(self, batch: Batch, first_offset: int, last_offset: int) -> None:
         """A batch is stored, and all before it."""
         state = self._state
-        state.position, state.line = batch.end
-        state.records += len(batch)
-        state.last_offset = last_offset
-        if state.first_offset is None:
-            state.first_offset = first_offset
+        position, line = batch.end
+        self._keep(
+            msgspec.structs.replace(
+                state,
+                position=position,
+                line=line,
+                records=state.records + len(batch),
+                first_offset=first_offset if state.first_offset is None else state.first_offset,
+                last_offset=last_offset,
+            )
+        )
+
+    def _keep(self, state: _State) -> None:
+        """In one step: Ctrl-C comes between any two."""
+        self._state = state
+
+    def remember(self) -> None:
+        """After an interrupt: what is remembered is what this run knows."""
 
     def finish(self) -> None:
         """All of the source is stored: the next run begins anew."""
@@ -122,11 +135,14 @@ class FileRun(Run):
             self.close()
             raise
 
-    def stored(self, batch: Batch, first_offset: int, last_offset: int) -> None:
-        super().stored(batch, first_offset, last_offset)
-        self._state.mark = self._mark()
+    def _keep(self, state: _State) -> None:
+        state.mark = self._mark(state.position)
+        super()._keep(state)
         # Not synced: after a power cut an earlier place may be found here, from where everything is posted again
         # under the keys it had.
+        self._write()
+
+    def remember(self) -> None:
         self._write()
 
     def finish(self) -> None:
@@ -162,7 +178,7 @@ class FileRun(Run):
         if other:
             told = ", ".join(f"{name} {state.what.get(name)!r}, not {what[name]!r}" for name in other)
             raise self._refused(f"is of an earlier run with {told}")
-        if os.fstat(self._source).st_size < state.position or self._mark() != state.mark:
+        if os.fstat(self._source).st_size < state.position or self._mark(state.position) != state.mark:
             raise self._refused(f"says that {state.position} bytes are posted, and the file now begins otherwise")
         self._size = len(found)
         self.records_before = state.records
@@ -174,9 +190,8 @@ class FileRun(Run):
             f"to post from the beginning, delete {self.path}",
         )
 
-    def _mark(self) -> str:
+    def _mark(self, position: int) -> str:
         """Of the first bytes of the source and the last before the place: enough to tell another file by."""
-        position = self._state.position
         if position == 0:
             return ""
         first = os.pread(self._source, min(_MARK_BYTES, position), 0)
