@@ -7,6 +7,7 @@ batch's header, checksum and timestamp, the cost of encoding them and, in the jo
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Generic, TypeVar
 
 from flashq.batch import Batch, encode
@@ -45,7 +46,15 @@ class _Shared(Generic[Post]):
 class Tick(Generic[Post]):
     """Collects posts while the loop finds more to read. Used from the loop's thread only."""
 
-    def __init__(self, call_soon: Deliver, clock_ms: Callable[[], int], answer: Answer[Post]) -> None:
+    def __init__(
+        self,
+        call_soon: Deliver,
+        clock_ms: Callable[[], int],
+        answer: Answer[Post],
+        together: AbstractContextManager[object] | None = None,
+    ) -> None:
+        """`together` is `StorageBackend.together`, inside which a tick is appended."""
+        self._together = together or nullcontext()
         self._call_soon = call_soon
         self._clock_ms = clock_ms
         self._answer = answer
@@ -87,8 +96,9 @@ class Tick(Generic[Post]):
             self._call_soon(self.end)
             return
         collected, self._open = self._open, {}
-        for shared in collected.values():
-            self._append(shared)
+        with self._together:
+            for shared in collected.values():
+                self._append(shared)
 
     def _append(self, shared: _Shared[Post], terms: Terms | None = None) -> None:
         log, posts, answer = shared.log, shared.posts, self._answer

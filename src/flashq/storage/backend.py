@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -79,6 +80,11 @@ class StorageBackend(ABC):
     def drive_from_loop(self, loop: AbstractEventLoop) -> None:  # noqa: B027
         """From now on write once per event-loop tick, and complete appends on the loop. Call on the loop's thread,
         which must not block for an append from then on."""
+
+    def together(self) -> AbstractContextManager[object]:
+        """`with`, on the loop's thread: what is appended inside is written together at the end of the block, not at the
+        end of the turn. May be entered again, not twice at once."""
+        return nullcontext()
 
     def leave_loop(self) -> None:  # noqa: B027
         """The loop is about to end: whatever it began for this backend has ended on return. Call on its thread."""

@@ -49,7 +49,7 @@ class PostHandler:
         self._posted = posted or Volume()
         self._loop = loop
         self._executor = executor
-        self._tick = Tick(loop.call_soon, flashq.clock_ms, self._answer_all)
+        self._tick = Tick(loop.call_soon, flashq.clock_ms, self._answer_all, flashq.backend.together())
         self._held: dict[str, list[_Post]] = {}  # posts to topics that are being made, or their keys loaded
         is_remote = flashq.backend.is_remote
         self._durability = {

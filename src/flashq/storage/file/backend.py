@@ -12,6 +12,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from flashq.errors import DataCorruption, FlashQError, InvalidParameter, StorageFailed, StorageFull, UnsupportedFormat
@@ -145,6 +146,9 @@ class FileBackend(StorageBackend):
     def drive_from_loop(self, loop: AbstractEventLoop) -> None:
         self._disk.sync_from_loop(loop)
         self._flusher.drive_from_loop(loop)
+
+    def together(self) -> AbstractContextManager[object]:
+        return self._flusher.together
 
     def leave_loop(self) -> None:
         self._disk.leave_loop()
