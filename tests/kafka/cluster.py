@@ -25,15 +25,17 @@ MISSING_TOOLS = "Java or Maven is missing: the tests on Apache Kafka are skipped
 
 _HERE = Path(__file__).parent
 _JARS = _HERE / "target" / "jars"
+USER, PASSWORD = "flashq", "not-secret"
+"""Of who comes in by SASL."""
 _CLUSTER_ID = "Rmxhc2hRLXRlc3RzLW9uLQ"
 _SETTINGS = """\
 process.roles=broker,controller
 node.id={node}
 controller.quorum.voters={voters}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=PLAINTEXT://127.0.0.1:{port},SASL_PLAINTEXT://127.0.0.1:{sasl_port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_PLAINTEXT://127.0.0.1:{sasl_port}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT
 log.dirs={data}
 offsets.topic.replication.factor=3
 offsets.topic.num.partitions=1
@@ -55,6 +57,13 @@ log.segment.delete.delay.ms=1000
 num.network.threads=2
 num.io.threads=4
 log.cleaner.dedupe.buffer.size=4194304
+# Who comes in by name meets rules, where there are any. Brokers have none, and must not wait for each other's rules.
+sasl.enabled.mechanisms=PLAIN
+listener.name.sasl_plaintext.plain.sasl.jaas.config=\
+  org.apache.kafka.common.security.plain.PlainLoginModule required user_{user}="{password}";
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+allow.everyone.if.no.acl.found=true
 """
 
 
@@ -77,14 +86,22 @@ class Cluster:
         fetch_jars()
         self._directory = directory
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        self._ports = {node: (_free_port(), _free_port()) for node in range(1, brokers + 1)}
-        self.bootstrap = ",".join(f"127.0.0.1:{port}" for port, _ in self._ports.values())
-        voters = ",".join(f"{node}@127.0.0.1:{controller}" for node, (_, controller) in self._ports.items())
-        for node, (port, controller_port) in self._ports.items():
+        self._ports = {node: (_free_port(), _free_port(), _free_port()) for node in range(1, brokers + 1)}
+        self.bootstrap = ",".join(f"127.0.0.1:{port}" for port, _, _ in self._ports.values())
+        self.sasl_bootstrap = ",".join(f"127.0.0.1:{sasl_port}" for _, sasl_port, _ in self._ports.values())
+        voters = ",".join(f"{node}@127.0.0.1:{controller}" for node, (_, _, controller) in self._ports.items())
+        for node, (port, sasl_port, controller_port) in self._ports.items():
             home = directory / f"broker-{node}"
             home.mkdir(parents=True)
             settings = _SETTINGS.format(
-                node=node, voters=voters, port=port, controller_port=controller_port, data=home / "data"
+                node=node,
+                voters=voters,
+                port=port,
+                sasl_port=sasl_port,
+                controller_port=controller_port,
+                data=home / "data",
+                user=USER,
+                password=PASSWORD,
             )
             (home / "server.properties").write_text(settings)
         for formatting in [self._format(node) for node in self._ports]:

@@ -5,16 +5,24 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import NewTopic
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    NewTopic,
+    ResourcePatternType,
+    ResourceType,
+)
 
 from flashq import FlashQ, StorageUnavailable
-from tests.kafka.cluster import Cluster
-from tests.kafka.serving import serving_on
+from tests.kafka.cluster import USER, Cluster
+from tests.kafka.serving import BY_NAME, serving_on
 from tests.server.running import JSON, Answer, Process, flashq
 
 pytestmark = pytest.mark.kafka
@@ -73,6 +81,46 @@ def test_a_post_above_the_topics_limit_is_refused_whole(cluster: Cluster, server
     assert refusal(answer) == (400, "validation_error", "not_applied")
     assert answer.json()["details"]["max_size"] == 2000
     assert server.poll("small")["high_water_mark"] == 1
+
+
+def test_what_the_cluster_does_not_let_this_user_do_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    with serving_on(cluster, tmp_path, **BY_NAME) as server:
+        server.post("guarded", "a")
+        rules = [rule(operation) for operation in (AclOperation.READ, AclOperation.DESCRIBE_CONFIGS)]
+        for made in cluster.admin.create_acls(rules).values():
+            made.result()
+        try:
+            wait_for(lambda: server.try_post("guarded", "b").status == 403)
+            assert refusal(server.try_post("guarded", "b")) == (403, "storage_refused", "not_applied")
+            answer = server.ask("PUT", "/topics/guarded", b'{"retention_ms": 1000}', JSON)
+            assert refusal(answer) == (403, "storage_refused", "not_applied")
+            end = server.poll("guarded")["high_water_mark"]
+            assert [each["value"] for each in server.poll("guarded")["records"]] == ["a", *["b"] * (end - 1)]
+            assert server.post("unguarded", "c")
+        finally:
+            found = AclBindingFilter(
+                ResourceType.TOPIC, "guarded", ResourcePatternType.LITERAL, None, None, AclOperation.ANY,
+                AclPermissionType.ANY,
+            )  # fmt: skip
+            for removed in cluster.admin.delete_acls([found]).values():
+                removed.result()
+        wait_for(lambda: server.try_post("guarded", "b").status == 200)
+
+
+def rule(operation: AclOperation) -> AclBinding:
+    """It lets FlashQ do this with the topic, and nothing that has no rule."""
+    return AclBinding(
+        ResourceType.TOPIC, "guarded", ResourcePatternType.LITERAL, f"User:{USER}", "*", operation,
+        AclPermissionType.ALLOW,
+    )  # fmt: skip
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
+    """The brokers hear of rules one after the other."""
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def test_a_topic_of_many_partitions_is_not_served(cluster: Cluster, server: Process) -> None:

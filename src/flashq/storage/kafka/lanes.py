@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from flashq.errors import Closed, FlashQError, NotConfirmed, StorageUnavailable, TopicNotFound, ValidationError
+from flashq.errors import (
+    Closed,
+    FlashQError,
+    NotConfirmed,
+    StorageRefused,
+    StorageUnavailable,
+    TopicNotFound,
+    ValidationError,
+)
 from flashq.logging import get_logger
 from flashq.storage.interface import Append
 from flashq.storage.kafka.errors import refused
@@ -265,6 +273,6 @@ def _refused_here(error: KafkaException | BufferError, log: KafkaTopicLog) -> Fl
     """The error of a post that did not come as far as the network."""
     if isinstance(error, KafkaException):
         told = refused(error.args[0], f"posting to topic {log.name}", topic=log.name)
-        if isinstance(told, TopicNotFound | ValidationError):
+        if isinstance(told, TopicNotFound | ValidationError | StorageRefused):
             return told
     return StorageUnavailable(f"posting to topic {log.name}: {error}. Nothing was stored", topic=log.name)
