@@ -504,6 +504,18 @@ def test_a_configuration_that_cannot_be_saved_changes_nothing_and_can_be_given_a
     assert it.reopen().log("t").config == changed
 
 
+@pytest.mark.parametrize("fault", [NO_SPACE, BROKEN], ids=["no space", "broken"])
+def test_a_configuration_whose_directory_cannot_be_synced_may_be_kept(rig: Callable[..., Rig], fault: Fault) -> None:
+    it = rig()
+    it.flashq.post_record("t", "kept")
+    it.disk.decide = Nth(1, fault, "sync_directory", under="topics")
+    with pytest.raises(StorageFailed) as refused:
+        it.flashq.configure_topic("t", retention_ms=5)
+    assert refused.value.outcome == "unknown"
+    it.disk.decide = None
+    assert it.reopen().log("t").config.retention_ms == 5  # no power was cut
+
+
 def test_a_removal_that_fails_is_tried_again_and_leaves_no_hole(rig: Callable[..., Rig]) -> None:
     it = rig(segment_bytes=1024)
     for number in range(4):

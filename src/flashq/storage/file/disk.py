@@ -38,6 +38,10 @@ NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 """Errors of opening a file that leave everything as it was."""
 
 
+class Unconfirmed(OSError):
+    """It has been done, and whether it lasts is not known: only the last fsync failed."""
+
+
 class OpenFile:
     """A descriptor that closes with its last reference: a reader may still hold it when its log lets go."""
 
@@ -219,11 +223,15 @@ class Disk:
         os.rmdir(path)
 
     def replace_file(self, path: str, data: bytes) -> None:
-        """The file holds `data` or what it held before, also after a crash; durable on return."""
+        """The file holds `data` or what it held before, also after a crash; durable on return. Raises
+        `Unconfirmed` if it holds `data` now and, after a power cut, either."""
         temporary = path + ".new"
         self.write_file(temporary, data)
         self.rename(temporary, path)
-        self.sync_directory(os.path.dirname(path))
+        try:
+            self.sync_directory(os.path.dirname(path))
+        except OSError as error:
+            raise Unconfirmed(error.errno, error.strerror) from error
 
     def write_file(self, path: str, data: bytes) -> None:
         """The file holds `data`; its content is durable on return, a new name is not."""

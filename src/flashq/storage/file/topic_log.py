@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 from bisect import bisect_right
@@ -22,7 +23,7 @@ from flashq.batch import Batch
 from flashq.errors import Closed, DataCorruption, OffsetOutOfRange
 from flashq.logging import get_logger
 from flashq.storage.file import checked_json
-from flashq.storage.file.disk import Disk, on_disk
+from flashq.storage.file.disk import Disk, Unconfirmed, on_disk
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.journal import Journal
 from flashq.storage.file.recovery import Broken
@@ -209,11 +210,14 @@ class FileTopicLog(TopicLog):
     def configure(self, config: TopicConfig) -> None:
         with self._changing, on_disk(f"the configuration of topic {self.name}"):
             self._check_open()
-            self._save(
-                retention_ms=config.retention_ms,
-                retention_bytes=config.retention_bytes,
-                segment_bytes=config.segment_bytes,
-            )
+            try:
+                self._save(
+                    retention_ms=config.retention_ms,
+                    retention_bytes=config.retention_bytes,
+                    segment_bytes=config.segment_bytes,
+                )
+            except Unconfirmed as error:  # whatever the reason: not "nothing was done"
+                raise OSError(errno.EIO, error.strerror) from error
             self.config = config
 
     def retain(self, now_ms: int) -> int:
