@@ -357,6 +357,32 @@ def test_a_stream_waits_for_news_and_is_woken() -> None:
             time.sleep(0.01)
 
 
+def test_a_handler_that_fills_the_write_buffer_with_an_earlier_answer_is_given_no_more_until_it_is_read() -> None:
+    first, second = Deferred(), Deferred()
+    paths: list[str] = []
+
+    def handle(request: Request) -> Response | Deferred:
+        paths.append(request.path)
+        if request.path == "/first":
+            return first
+        if request.path == "/second":
+            first.send(Response(200, b"x" * 8_000_000))  # more than the sockets take
+            return second
+        return Response(200, b"third")
+
+    with serving(handle) as served, served.connect() as client:
+        for path in (b"/first", b"/second", b"/third"):
+            client.sendall(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+            time.sleep(0.1)
+        assert paths == ["/first", "/second"]
+        served.call(second.send, Response(200, b"second"))
+        client.shutdown(socket.SHUT_WR)
+        rest = b"".join(iter(lambda: client.recv(1 << 20), b""))
+    assert paths == ["/first", "/second", "/third"]
+    assert rest.endswith(b"third")
+    assert rest.index(b"second") < rest.index(b"third")
+
+
 @pytest.mark.parametrize("deferred", [False, True], ids=["at once", "later"])
 def test_what_is_asked_while_a_stream_is_written_is_answered_after_it(deferred: bool) -> None:
     news, waiting = News(), Deferred()

@@ -56,7 +56,9 @@ def under_load(server: Process, topic: str, directory: Path, meanwhile: Callable
         with load_process({**options, "producers": 3, "readers": 1}) as load:
             wait_until_loading(load)
             meanwhile()
+            assert server.is_running, f"the server has ended by itself\n{server.log()[-4000:]}"
             _end(load)
+        assert server.is_running, f"the server has ended by itself\n{server.log()[-4000:]}"
         stored = _read_back(server, topic, history)
         with Connection(server.port) as connection:
             for thing in things:

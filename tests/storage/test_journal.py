@@ -93,6 +93,30 @@ def test_on_a_loop_every_append_calls_back_on_the_loop_through_rolls_and_retenti
     assert threads == {threading.get_ident()}
 
 
+def test_what_is_appended_together_is_written_at_once_at_the_end_of_the_block(tmp_path: Path) -> None:
+    writes: list[str] = []
+
+    def decide(operation: str, path: str) -> None:
+        if operation == "write" and path.endswith(".log"):
+            writes.append(path)
+
+    backend = FileBackend(str(tmp_path), sync_mode="never", disk=FaultyDisk(decide))
+    loop = Loop()
+    backend.drive_from_loop(cast(asyncio.AbstractEventLoop, loop))
+    log, _ = backend.create_topic("t", TopicConfig())
+    for turn in range(1, 3):
+        with backend.together():
+            appends = [post(log), post(log)]
+            assert not any(append.done for append in appends)
+        assert all(append.done for append in appends)
+        assert len(writes) == turn
+    assert not loop.calls
+    alone = post(log)
+    assert not alone.done
+    loop.run_until(lambda: alone.done)
+    backend.close()
+
+
 @pytest.mark.parametrize("mode", SYNC_MODES)
 def test_threads_that_wait_and_threads_that_are_called_back_all_hear_while_the_log_rolls(
     tmp_path: Path, mode: SyncMode
