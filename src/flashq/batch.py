@@ -107,11 +107,17 @@ class Batch(msgspec.Struct, gc=False, eq=False):  # gc=False: it holds no contai
         frame = self.frame
         assert type(frame) is bytearray
         if self.timestamp_ms < not_before_ms:
-            self.timestamp_ms = not_before_ms
-            _TIMESTAMPS.pack_into(frame, _TIMESTAMPS_AT, not_before_ms, not_before_ms)
-            _CRC.pack_into(frame, _CRC_AT, crc32c(memoryview(frame)[_ATTRIBUTES_AT:]))
+            self.restamp(not_before_ms)
         self.base_offset = base_offset
         _NUMBERING.pack_into(frame, 0, len(frame) - PREFIX.size, base_offset, epoch)
+
+    def restamp(self, timestamp_ms: int) -> None:
+        """Give a batch whose records have one time another one. Costs a CRC."""
+        frame = self.frame
+        assert type(frame) is bytearray
+        self.timestamp_ms = timestamp_ms
+        _TIMESTAMPS.pack_into(frame, _TIMESTAMPS_AT, timestamp_ms, timestamp_ms)
+        _CRC.pack_into(frame, _CRC_AT, crc32c(memoryview(frame)[_ATTRIBUTES_AT:]))
 
 
 def hash_of_key(key: bytes) -> bytes:

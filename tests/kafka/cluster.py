@@ -11,7 +11,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -148,6 +149,17 @@ class Cluster:
         except subprocess.TimeoutExpired:  # a controller without a quorum waits for one
             process.kill()
             process.wait()
+
+    @contextmanager
+    def frozen(self, *nodes: int) -> Iterator[None]:
+        """These brokers do nothing meanwhile, and know nothing of it."""
+        for node in nodes:
+            self._processes[node].send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for node in nodes:
+                self._processes[node].send_signal(signal.SIGCONT)
 
     def start(self, node: int) -> None:
         """Start a broker again on the records it has; returns at once."""

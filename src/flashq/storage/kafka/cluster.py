@@ -59,6 +59,7 @@ class Found:
     config: TopicConfig
     max_batch_bytes: int
     only_deletes: bool  # records go from the start only, not by compaction
+    has_append_time: bool  # brokers give records the time, not who posts them
 
 
 class Cluster:
@@ -403,11 +404,12 @@ def _found(name: str, topic_id: str, entries: Mapping[str, ConfigEntry]) -> Foun
         retention_bytes=None if retention_bytes < 0 else retention_bytes,
         segment_bytes=min(max(segment_bytes, MIN_SEGMENT_BYTES), MAX_SEGMENT_BYTES),
     )
-    policy = entries.get("cleanup.policy")
+    policy, stamp = entries.get("cleanup.policy"), entries.get("message.timestamp.type")
     return Found(
         name,
         topic_id,
         config,
         max_batch_bytes=min(number("max.message.bytes", 1_048_588), segment_bytes),
         only_deletes=policy is None or policy.value == "delete",
+        has_append_time=stamp is not None and stamp.value == "LogAppendTime",
     )

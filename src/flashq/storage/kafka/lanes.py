@@ -200,12 +200,13 @@ class _Lane:
 class _Sent:
     """One append on its way, and what became of its first and last record."""
 
-    __slots__ = ("append", "failed", "first", "is_fatal", "last", "rows", "timestamp_ms")
+    __slots__ = ("append", "failed", "first", "is_fatal", "last", "not_before_ms", "rows", "told_ms")
 
     def __init__(self, append: Append, rows: list[ToSend], not_before_ms: int) -> None:
         self.append = append
         self.rows = rows
-        self.timestamp_ms = not_before_ms
+        self.not_before_ms = not_before_ms
+        self.told_ms = 0  # the time of the records, as Kafka tells it
         self.first: int | None = None
         self.last: int | None = None
         self.failed: FlashQError | KafkaError | None = None
@@ -213,7 +214,7 @@ class _Sent:
 
     def produce(self, producer: Producer, topic: str) -> None:
         rows, self.rows = self.rows, []
-        produce, not_before_ms, end = producer.produce, self.timestamp_ms, len(rows) - 1
+        produce, not_before_ms, end = producer.produce, self.not_before_ms, len(rows) - 1
         for at, (timestamp_ms, key, value, headers) in enumerate(rows):
             told: dict[str, Any] = {"headers": headers} if headers else {}
             if at == 0:
@@ -236,14 +237,18 @@ class _Sent:
                 topic=log.name,
             )
         else:
-            batch.place(self.first, 0, self.timestamp_ms)
+            batch.place(self.first, 0, self.not_before_ms)
+            # A broker that meets a batch again answers with the latest time in it, whoever has given the times:
+            # what it tells is the records' time only where it is the one who gives it.
+            if log.has_append_time:
+                batch.restamp(self.told_ms)
 
     def _first_done(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
             self._fail(error)
         else:
             self.first = message.offset()
-            self.timestamp_ms = message.timestamp()[1]  # the broker's, where the topic says so
+            self.told_ms = message.timestamp()[1]
 
     def _last_done(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:

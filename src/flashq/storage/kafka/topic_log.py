@@ -71,6 +71,7 @@ class KafkaTopicLog(TopicLog):
         """Take over how the cluster keeps the topic."""
         self.config = found.config
         self.max_batch_bytes = found.max_batch_bytes
+        self.has_append_time = found.has_append_time
         self._may_cache = found.only_deletes
 
     # -- offsets
