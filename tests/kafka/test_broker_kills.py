@@ -18,7 +18,8 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(1800)]
 
 
 def kill_leaders(cluster: Cluster, directory: Path, kills: int) -> None:
-    with serving_on(cluster, directory, message_timeout_ms="15000") as server:
+    # Eight seconds to ask for a key, these, and two: less than a client of the load waits for an answer.
+    with serving_on(cluster, directory, message_timeout_ms="9000") as server:
         topic = f"leaders-{kills}"
 
         def meanwhile() -> None:

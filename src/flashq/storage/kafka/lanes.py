@@ -4,7 +4,8 @@ A post must be in one Kafka batch: brokers append a batch whole or not at all, a
 offsets. librdkafka cuts batches when `linger.ms` is over, so here that is long, and a lane says when: it hands over all
 records of a batch, then flushes, and takes the next posts once the cluster has answered. So a topic has one batch under
 way, and posts that come meanwhile share the next one, like posts that share an fsync on a disk. A topic whose leader
-does not answer keeps one lane waiting, not the others.
+does not answer keeps one lane waiting, not the others, and a post not longer than the time that messages have plus
+`SLACK_S`, however many are before it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,15 @@ MAX_LANES = 8
 SHARED_BYTES = 768 * 1024
 """Of posts in one batch: below the 1 MiB that brokers take by default. A larger post has a batch of its own."""
 
+SLACK_S = 2.0
+"""How much later than promised librdkafka says that a message's time is over: it looks once a second."""
+LEAST_S = 1.0
+"""With less time left a post is not sent any more: better nothing stored than not known."""
+
 Complete = Callable[[Sequence[Append]], None]
+Answer = Callable[["KafkaTopicLog", Sequence[Append]], None]
+Waiting = tuple[Append, float]
+"""An append, and when its time is over (`time.monotonic`)."""
 
 
 class Lanes:
@@ -49,9 +58,10 @@ class Lanes:
     def __init__(self, settings: dict[str, object], timeout_s: float, complete: Complete) -> None:
         self._settings = settings
         self._timeout_s = timeout_s
+        self._least_s = min(LEAST_S, timeout_s / 4)
         self._complete = complete
         self._changed = threading.Condition()
-        self._waiting: dict[KafkaTopicLog, deque[tuple[Append, float]]] = {}  # with the time each must be answered by
+        self._waiting: dict[KafkaTopicLog, deque[Waiting]] = {}
         self._ready: deque[KafkaTopicLog] = deque()  # topics with posts that wait and none under way
         self._under_way: set[KafkaTopicLog] = set()
         self._lanes: list[threading.Thread] = []
@@ -91,17 +101,17 @@ class Lanes:
     def _run(self) -> None:
         lane = _Lane(self._settings, self._timeout_s)
         while (work := self._next()) is not None:
-            log, appends = work
+            log, waiting = work
             try:
-                lane.send(log, appends)
+                lane.send(log, waiting, self._answer)
             except Exception as mistake:
                 logger.error("internal_error", exc_info=mistake)
-                for append in appends:
+                unanswered = [append for append, _ in waiting if not append.done]
+                for append in unanswered:
                     append.error = append.error or NotConfirmed(
                         f"posting to topic {log.name} failed; whether the records are stored is not known"
                     )
-            log.settled(appends)
-            self._complete(appends)
+                self._answer(log, unanswered)
             with self._changed:
                 self._idle += 1
                 self._under_way.discard(log)
@@ -109,7 +119,11 @@ class Lanes:
                     self._ready.append(log)
                     self._changed.notify()
 
-    def _next(self) -> tuple[KafkaTopicLog, list[Append]] | None:
+    def _answer(self, log: KafkaTopicLog, appends: Sequence[Append]) -> None:
+        log.settled(appends)
+        self._complete(appends)
+
+    def _next(self) -> tuple[KafkaTopicLog, list[Waiting]] | None:
         """A topic and the posts for its next batch; None at the end."""
         while True:
             with self._changed:
@@ -121,40 +135,39 @@ class Lanes:
                 log = self._ready.popleft()
                 self._under_way.add(log)
                 self._idle -= 1
-                appends, late = self._take(log)
+                batch, late = self._take(log)
             if late:
                 for append in late:
                     append.error = StorageUnavailable(
                         f"the posts before this one to topic {log.name} took {self._timeout_s:g} s. Nothing was stored",
                         topic=log.name,
                     )
-                log.settled(late)
-                self._complete(late)
+                self._answer(log, late)
             with self._changed:
-                self._idle += not appends
-                if appends:
-                    return log, appends
+                self._idle += not batch
+                if batch:
+                    return log, batch
                 self._under_way.discard(log)
 
-    def _take(self, log: KafkaTopicLog) -> tuple[list[Append], list[Append]]:
+    def _take(self, log: KafkaTopicLog) -> tuple[list[Waiting], list[Append]]:
         """Posts that fit one batch, and posts that have waited too long. Holds the lock."""
         waiting, now = self._waiting[log], time.monotonic()
-        appends: list[Append] = []
+        batch: list[Waiting] = []
         late: list[Append] = []
         size = 0
         while waiting:
             append, deadline = waiting[0]
-            if deadline < now:
+            if deadline < now + self._least_s:
                 late.append(append)
             else:
                 size += len(append.batch.frame)
-                if appends and size > min(SHARED_BYTES, log.max_batch_bytes):
+                if batch and size > min(SHARED_BYTES, log.max_batch_bytes):
                     break
-                appends.append(append)
+                batch.append((append, deadline))
             waiting.popleft()
         if not waiting:
             del self._waiting[log]
-        return appends, late
+        return batch, late
 
 
 class _Lane:
@@ -166,8 +179,12 @@ class _Lane:
         self._producer: Producer | None = Producer(settings)
         self._met: set[str] = set()  # ids of topics
 
-    def send(self, log: KafkaTopicLog, appends: Sequence[Append]) -> None:
-        """Send the appends as one batch and wait for the answer: each then has its offset, or its error."""
+    def send(self, log: KafkaTopicLog, waiting: Sequence[Waiting], answer: Answer) -> None:
+        """Send the appends as one batch and wait until Kafka has told of all of it.
+
+        `answer` is given each append once, with its offset or its error: all at the end, but those whose time is over
+        before when it is.
+        """
         if self._producer is None:
             self._producer = Producer(self._settings)
             self._met.clear()
@@ -176,11 +193,11 @@ class _Lane:
             self._met.add(log.topic_id)
             meet(producer, log.name)
         sent: list[_Sent] = []
-        for append in appends:
+        for append, deadline in waiting:
             try:
                 _check_size(log, append)
                 append.batch.place(0, 0, 0)  # by a clock before 1970: Kafka has no such time
-                sent.append(_Sent(append, rows_of(append.batch), log.not_before(append.batch)))
+                sent.append(_Sent(append, deadline, rows_of(append.batch), log.not_before(append.batch)))
             except FlashQError as error:
                 append.error = error
         try:
@@ -190,9 +207,17 @@ class _Lane:
             producer.purge(in_queue=True, in_flight=False)  # nothing has left: it is not flushed yet
             for each in sent:
                 each.failed = each.failed or _refused_here(error, log)
+        for each in sent:  # in the order in which their time is over
+            if producer.flush(max(each.deadline + SLACK_S - time.monotonic(), 0)) == 0:
+                break
+            if not each.is_told:
+                each.settle(log)
+                answer(log, [each.append])
         producer.flush(self._timeout_s + 5)
         for each in sent:
-            each.settle(log)
+            if not each.append.done:
+                each.settle(log)
+        answer(log, [append for append, _ in waiting if not append.done])
         if any(each.is_fatal for each in sent):
             self._producer = None
 
@@ -200,10 +225,11 @@ class _Lane:
 class _Sent:
     """One append on its way, and what became of its first and last record."""
 
-    __slots__ = ("append", "failed", "first", "is_fatal", "last", "not_before_ms", "rows", "told_ms")
+    __slots__ = ("append", "deadline", "failed", "first", "is_fatal", "last", "not_before_ms", "rows", "told_ms")
 
-    def __init__(self, append: Append, rows: list[ToSend], not_before_ms: int) -> None:
+    def __init__(self, append: Append, deadline: float, rows: list[ToSend], not_before_ms: int) -> None:
         self.append = append
+        self.deadline = deadline
         self.rows = rows
         self.not_before_ms = not_before_ms
         self.told_ms = 0  # the time of the records, as Kafka tells it
@@ -211,6 +237,12 @@ class _Sent:
         self.last: int | None = None
         self.failed: FlashQError | KafkaError | None = None
         self.is_fatal = False
+
+    @property
+    def is_told(self) -> bool:
+        """Whether Kafka has said what became of all of it."""
+        is_whole = self.first is not None and (self.append.batch.count == 1 or self.last is not None)
+        return is_whole or self.failed is not None
 
     def produce(self, producer: Producer, topic: str) -> None:
         rows, self.rows = self.rows, []
