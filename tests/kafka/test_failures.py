@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +187,38 @@ def test_metrics_tell_of_topics_and_groups(server: Process) -> None:
     assert 'flashq_group_lag_records{group="meter",topic="measured"} 2.0' in text
     assert 'flashq_topic_size_bytes{topic="measured"}' not in text
     assert server.ask("GET", "/health").json()["status"] == "healthy"
+
+
+def test_deleting_a_group_may_cost_a_helper_and_never_the_server(cluster: Cluster, tmp_path: Path) -> None:
+    with serving_on(cluster, tmp_path) as server:
+
+        def delete(group: str) -> int:
+            server.ask("POST", f"/consumer/{group}")
+            return server.ask("DELETE", f"/consumer/{group}").status
+
+        assert children_of(server) == []
+        assert delete("first") == 204
+        (helper,) = children_of(server)
+        os.kill(helper, signal.SIGSTOP)  # so that it is asked, and ends without an answer
+        with ThreadPoolExecutor() as threads:
+            second = threads.submit(delete, "second")
+            wait_for(lambda: "second" in groups_of(server))
+            time.sleep(0.5)
+            os.kill(helper, signal.SIGABRT)
+            os.kill(helper, signal.SIGCONT)
+            assert second.result() == 204
+        assert "second" not in groups_of(server)
+        (another,) = children_of(server)
+        assert another != helper
+        assert "kafka_helper_ended" in server.log()
+        server.kill()
+        wait_for(lambda: not Path(f"/proc/{another}/cmdline").exists())
+
+
+def groups_of(server: Process) -> list[str]:
+    return [each["group_id"] for each in server.ask("GET", "/consumer").json()["groups"]]
+
+
+def children_of(server: Process) -> list[int]:
+    of_each_thread = Path(f"/proc/{server.pid}/task").glob("*/children")
+    return [int(pid) for path in of_each_thread for pid in path.read_text().split()]

@@ -35,6 +35,7 @@ from flashq.errors import ConfigurationError, InvalidParameter, StorageUnavailab
 from flashq.storage.interface import DEFAULT_SEGMENT_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, TopicConfig
 from flashq.storage.kafka.config import MAX_BATCH_BYTES, KafkaConfig
 from flashq.storage.kafka.errors import COORDINATOR_CHANGES, LEADER_CHANGES, NO_SUCH_TOPIC, refusal
+from flashq.storage.kafka.group_deletion import GroupDeletion
 from flashq.storage.kafka.group_offsets import GroupOffsets
 
 T = TypeVar("T")
@@ -76,6 +77,7 @@ class Cluster:
         except KafkaException as error:
             raise ConfigurationError(f"the Kafka settings are not accepted: {error.args[0].str()}") from error
         self._group_offsets = GroupOffsets(lambda group, told: Consumer(config.group(group, told)))
+        self._group_deletion = GroupDeletion(config.admin())
         self.brokers = len(self._metadata().brokers)
         self.replication_factor = min(replication_factor, self.brokers)
         self.min_insync_replicas = self.replication_factor // 2 + 1
@@ -264,12 +266,8 @@ class Cluster:
 
         def ask(left_s: float) -> bool:
             nonlocal was_asked
-            # Only of a coordinator that has just answered: librdkafka aborts the process when its connection is lost
-            # between the moment it is found and the request (https://github.com/confluentinc/librdkafka/pull/5397).
-            self._group_offsets.committed(name, [GROUPS_TOPIC], left_s)
-            told = self._admin.delete_consumer_groups([name], request_timeout=min(left_s, _ASK_AGAIN_S))[name]
             try:
-                told.result()
+                self._group_deletion.delete(name, min(left_s, _ASK_AGAIN_S))
             except KafkaException as error:
                 if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
                     return was_asked
@@ -281,6 +279,7 @@ class Cluster:
 
     def close(self) -> None:
         self._group_offsets.close()
+        self._group_deletion.close()
 
     # -- asking
 
