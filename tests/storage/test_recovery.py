@@ -349,6 +349,18 @@ def test_time_does_not_go_back_when_the_active_segment_is_empty(tmp_path: Path) 
         flashq.close()
 
 
+def test_time_does_not_go_back_when_retention_has_removed_everything(tmp_path: Path) -> None:
+    with FlashQ(FileBackend(str(tmp_path)), clock_ms=lambda: 5_000_000) as flashq:
+        flashq.post_record("t", "first")
+        log = flashq.log("t")
+        log.journal.roll_now(log._segments[-1])  # type: ignore[attr-defined]
+        flashq.configure_topic("t", retention_bytes=0)
+        assert flashq.apply_retention() > 0
+    with FlashQ(FileBackend(str(tmp_path)), clock_ms=lambda: 1_000) as flashq:
+        assert flashq.post_record("t", "second") == 1
+        assert [record.timestamp_ms for record in flashq.poll_records("t", from_offset=1)] == [5_000_000]
+
+
 # -- groups
 
 

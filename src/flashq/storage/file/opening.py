@@ -107,9 +107,10 @@ def open_topic(
     if found.verdict == "damage":
         damage = corruption(about.name, path, Broken(found.end, found.next_offset, found.why, cut=False))
     active = Segment.recovered(disk, path, bases[-1], found)
-    if sealed and not found.frames:
-        with contextlib.suppress(Broken, OSError):
-            active.max_timestamp_ms = sealed[-1].latest_timestamp(about.epoch_at)  # so that time does not go back
+    if not found.frames:  # so that time does not go back
+        active.max_timestamp_ms = about.not_before_ms
+        with contextlib.suppress(Broken, OSError, IndexError):
+            active.max_timestamp_ms = sealed[-1].latest_timestamp(about.epoch_at)
     yield FileTopicLog(
         directory,
         about,

@@ -53,6 +53,8 @@ class TopicFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     retention_bytes: int | None = None
     segment_bytes: int
     epochs: list[EpochStart]
+    not_before_ms: int = 0
+    """Of the records that retention has removed, where it has removed all there were, the last one's time."""
 
     def config(self) -> TopicConfig:
         return TopicConfig(
@@ -357,6 +359,9 @@ class FileTopicLog(TopicLog):
         with self._changing:
             if self._closed:
                 return False
+            if len(self._segments) == 2:  # the active one may hold nothing, or lose what it holds with the power
+                with contextlib.suppress(Broken):
+                    self._save(not_before_ms=segment.latest_timestamp(self._about.epoch_at))
             self._segments = self._segments[1:]
             try:
                 segment.remove()
