@@ -298,12 +298,16 @@ def check(frame: bytes | bytearray | memoryview, base_offset: int | None, epoch:
     return Batch(bytes(frame), count, max_ts, offset)
 
 
-def records_match_crc(frame: bytes | memoryview) -> bool:
-    """Whether everything after the CRC field matches it, whatever the length field says."""
+def records_match_crc(frame: bytes | memoryview, more_zeros: int = 0) -> bool:
+    """Whether everything after the CRC field matches it, whatever the length field says; or does so with some zeros
+    behind it, `more_zeros` at most."""
     if len(frame) < HEADER.size:
         return False
     crc: int = _CRC.unpack_from(frame, _CRC_AT)[0]
-    return crc32c(memoryview(frame)[_ATTRIBUTES_AT:]) == crc
+    found = crc32c(memoryview(frame)[_ATTRIBUTES_AT:])
+    while found != crc and more_zeros:
+        found, more_zeros = crc32c(b"\0", found), more_zeros - 1
+    return found == crc
 
 
 def to_kafka(batch: Batch) -> bytes:

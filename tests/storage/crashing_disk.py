@@ -7,6 +7,7 @@ from typing import Any
 
 from flashq.storage.file.backend import FileBackend
 from flashq.storage.file.disk import Disk, OpenFile
+from flashq.storage.file.recovery import SECTOR_BYTES
 from flashq.testing.faulty_disk import Fault, FaultyDisk
 from flashq.testing.power_cut import PowerCutDisk
 
@@ -39,7 +40,8 @@ class Nth:
 
 
 class CrashingDisk(FaultyDisk):
-    """The process dies at its nth changing call (from 1) and at every later one. `half`: a write gets half way."""
+    """The process dies at its nth changing call (from 1) and at every later one. `half`: a write gets half way, and
+    where the file had bytes, whole sectors do."""
 
     def __init__(self, crash_at: int, *, half: bool = False, **disk: Any) -> None:
         super().__init__(**disk)
@@ -67,7 +69,10 @@ class CrashingDisk(FaultyDisk):
             super().write(file, data, position)
         except Crash:
             if self.half and not already:
-                Disk.write(self, file, data[: len(data) // 2], position)
+                stop = position + len(data) // 2
+                if stop < self.size(file):
+                    stop = max(stop - stop % SECTOR_BYTES, position)
+                Disk.write(self, file, data[: stop - position], position)
             raise
 
 

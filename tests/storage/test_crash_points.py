@@ -12,7 +12,7 @@ import pytest
 
 from flashq import FlashQ
 from flashq.errors import FlashQError, TopicNotFound
-from flashq.storage.file import consumer_group
+from flashq.storage.file import consumer_group, segment
 from flashq.storage.file.backend import FileBackend
 from flashq.storage.file.verify import verify_directory
 from flashq.storage.interface import SyncMode, TopicConfig
@@ -182,6 +182,12 @@ def crash_at_every_call(
 @pytest.fixture(autouse=True)
 def compact_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consumer_group, "_COMPACT_BYTES", 700)
+
+
+@pytest.fixture(autouse=True)
+def make_room_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment, "ROOM_FROM_BYTES", 200)
+    monkeypatch.setattr(segment, "ROOM_BYTES", 600)
 
 
 @pytest.mark.parametrize("mode", ["always", "periodic", "never"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from tests.http.serving import eventually
 @contextmanager
 def no_descriptors_left() -> Iterator[None]:
     """Take every descriptor this process may have. The limit is lowered first: there may be a million of them."""
+    gc.collect()  # what earlier tests have left would be given back meanwhile
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(int(fd) for fd in os.listdir("/proc/self/fd")) + 20, hard))
     taken: list[int] = []

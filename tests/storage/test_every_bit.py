@@ -109,7 +109,7 @@ def test_zeroed_sectors_and_swapped_pages_never_show_a_wrong_record(segments: Se
                 with pytest.raises(DataCorruption):
                     flashq.poll_records("t", from_offset=records.next_offset)
         kept = b"".join(aside.read_bytes() for aside in path.parent.glob("*.torn-*"))
-        assert path.read_bytes() + kept == changed
+        assert (path.read_bytes() + kept).ljust(len(changed), b"\0") == changed
         assert kept == b"" or which == -1
         for aside in path.parent.glob("*.torn-*"):
             aside.unlink()

@@ -27,7 +27,7 @@ from flashq.errors import (
     PreconditionFailed,
     TopicNotFound,
 )
-from flashq.storage.file import consumer_group
+from flashq.storage.file import consumer_group, segment
 from flashq.storage.file.backend import FileBackend
 from flashq.storage.file.topic_log import FileTopicLog
 from flashq.storage.file.verify import verify_directory
@@ -247,6 +247,12 @@ class Model(RuleBasedStateMachine):
 @pytest.fixture(autouse=True)
 def compact_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consumer_group, "_COMPACT_BYTES", 600)
+
+
+@pytest.fixture(autouse=True)
+def make_room_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment, "ROOM_FROM_BYTES", 200)
+    monkeypatch.setattr(segment, "ROOM_BYTES", 600)
 
 
 def test_any_sequence_of_uses_stops_and_crashes_keeps_everything() -> None:

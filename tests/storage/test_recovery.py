@@ -74,6 +74,14 @@ class Written:
             path.unlink()
         segment_of(self.directory).write_bytes(data)
 
+    def expect_whole(self, what: object) -> None:
+        """Everything is there, and nothing else; room is given back, and the log goes on."""
+        with open_at(self.directory) as flashq:
+            assert (flashq.health().status, backend_of(flashq).recovered.torn_tails) == ("healthy", 0), what
+            assert [record.value for record in flashq.poll_records("t")] == self.values, what
+            assert segment_of(self.directory).read_bytes() == self.data, what
+            assert flashq.post_record("t", "goes on") == len(self.values), what
+
     def expect_torn(self, position: int, offset: int, what: object) -> None:
         """Cut at `position`, the rest kept beside; then it goes on at `offset`."""
         held = segment_of(self.directory).read_bytes()
@@ -82,7 +90,7 @@ class Written:
         assert backend_of(flashq).recovered.torn_tails == 1, what
         assert [record.value for record in flashq.poll_records("t")] == self.values[:offset], what
         (kept,) = segment_of(self.directory).parent.glob("*.torn-*")
-        assert kept.read_bytes() == held[position:], what
+        assert kept.read_bytes() == held[position:].rstrip(b"\0"), what
         assert segment_of(self.directory).read_bytes() == held[:position], what
         assert flashq.post_record("t", "goes on") == offset, what
         flashq.close()
@@ -110,6 +118,10 @@ class Written:
         assert snapshot(self.directory) == before, what
 
 
+ROOMS = [0, 5000]
+"""Zeros after the last frame."""
+
+
 @pytest.fixture(scope="module")
 def written(module_path: Path) -> Written:
     posts: list[list[str | bytes]] = [["one"], ["two", "three"], ["four"], ["five", "six", "seven"]]
@@ -128,7 +140,7 @@ def test_a_segment_cut_at_any_byte_of_its_last_three_frames_opens_at_the_last_wh
     for cut in range(written.ends[1], len(written.data)):
         written.with_data(written.data[:cut])
         last = max(at for at, end in enumerate(written.ends) if end <= cut)
-        if written.ends[last] == cut:
+        if not any(written.data[written.ends[last] : cut]):
             with open_at(written.directory) as flashq:
                 assert backend_of(flashq).recovered.torn_tails == 0
                 assert flashq.high_water_mark("t") == written.offsets[last]
@@ -136,14 +148,15 @@ def test_a_segment_cut_at_any_byte_of_its_last_three_frames_opens_at_the_last_wh
             written.expect_torn(written.ends[last], written.offsets[last], cut)
 
 
+@pytest.mark.parametrize("room", ROOMS)
 @pytest.mark.parametrize("frame", [0, 1, -1], ids=["first", "middle", "last"])
-def test_every_single_flipped_bit_of_a_frame_is_damage(written: Written, frame: int) -> None:
+def test_every_single_flipped_bit_of_a_frame_is_damage(written: Written, frame: int, room: int) -> None:
     start, end = list(itertools.pairwise(written.ends))[frame]
     offset = written.offsets[:-1][frame]
     for bit in range(8 * start, 8 * end):
         data = bytearray(written.data)
         data[bit // 8] ^= 1 << bit % 8
-        written.with_data(bytes(data))
+        written.with_data(bytes(data) + bytes(room))
         written.expect_damage(offset, (bit // 8 - start, bit % 8))
 
 
@@ -152,7 +165,15 @@ def test_a_sector_that_was_never_written_makes_the_tail_torn(tmp_path: Path) -> 
     for sector in range(1, len(it.data) // 512):
         data = bytearray(it.data)
         data[sector * 512 : (sector + 1) * 512] = bytes(512)
-        it.with_data(bytes(data))
+        for room in ROOMS:
+            it.with_data(bytes(data) + bytes(room))
+            it.expect_torn(it.ends[1], 1, (sector, room))
+
+
+def test_a_write_into_room_that_ended_at_a_sector_is_torn(tmp_path: Path) -> None:
+    it = Written(tmp_path / "data", [["small"], [random.Random(1).randbytes(3000)]])
+    for sector in range(1, len(it.data) // 512):
+        it.with_data(it.data[: sector * 512] + bytes(5000))
         it.expect_torn(it.ends[1], 1, sector)
 
 
@@ -170,9 +191,30 @@ def test_a_small_part_of_a_sector_that_was_never_written_makes_the_tail_torn(tmp
 
 
 @pytest.mark.parametrize("zeros", [1, 3, 4, 11, 12, 13, 60, 61, 62, 511, 512, 513, 5000])
-def test_a_file_extended_by_zeros_is_torn(written: Written, zeros: int) -> None:
+def test_zeros_after_the_last_frame_are_room(written: Written, zeros: int) -> None:
     written.with_data(written.data + bytes(zeros))
-    written.expect_torn(len(written.data), len(written.values), zeros)
+    written.expect_whole(zeros)
+
+
+def test_a_write_that_reached_the_disk_after_one_that_did_not_is_torn_with_it(tmp_path: Path) -> None:
+    choices = random.Random(3)
+    it = Written(tmp_path / "data", [["small"], [choices.randbytes(3000)], [choices.randbytes(3000)]])
+    _, start, stop, _ = it.ends
+    for room in ROOMS:
+        it.with_data(it.data[:start] + bytes(stop - start) + it.data[stop:] + bytes(room))
+        it.expect_torn(start, 1, room)
+
+
+def test_a_frame_that_ends_in_zeros_is_whole_before_room(tmp_path: Path) -> None:
+    it = Written(tmp_path / "data", [["one"], [bytes(3000)]])
+    it.with_data(it.data + bytes(5000))
+    it.expect_whole("good")
+    start = it.ends[1]
+    for bit in range(8 * 4):
+        data = bytearray(it.data)
+        data[start + bit // 8] ^= 1 << bit % 8  # of its length
+        it.with_data(bytes(data) + bytes(5000))
+        it.expect_damage(1, bit)
 
 
 def test_a_tail_of_garbage_never_costs_a_record_nor_invents_one(written: Written) -> None:

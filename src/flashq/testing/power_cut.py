@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 
 from flashq.storage.file.disk import OpenFile
+from flashq.storage.file.recovery import SECTOR_BYTES
 from flashq.testing.faulty_disk import Decide, FaultyDisk
 
 Undo = Callable[[], None]
@@ -18,7 +19,8 @@ Undo = Callable[[], None]
 class PowerCutDisk(FaultyDisk):
     """Keeps books of what is durable; `cut_power` takes away the rest: bytes, new names, renames and removals.
 
-    Bytes are those of an append-only file: up to its size at the last sync. What was there before is durable.
+    Bytes are durable that a file had at its last sync, in their place: of what was written over them since, and of
+    what a file has grown by, nothing is. What was there before this disk is durable.
     """
 
     def __init__(self, attic: str, decide: Decide | None = None) -> None:
@@ -28,6 +30,7 @@ class PowerCutDisk(FaultyDisk):
         self._lock = threading.Lock()  # syncs of different files overlap
         self._removals: set[Undo] = set()
         self._synced_bytes: dict[int, int] = {}  # by inode
+        self._replaced: dict[int, list[tuple[int, bytes]]] = {}  # positions and synced bytes that are no more there
         self._undo: list[tuple[set[str], Undo]] = []  # directories not yet synced since, oldest first
         os.makedirs(attic, exist_ok=True)
 
@@ -36,13 +39,23 @@ class PowerCutDisk(FaultyDisk):
         file = super().open(path, create=create, write=write)
         if new:
             self._synced_bytes[os.fstat(file.fd).st_ino] = 0
+            self._replaced.pop(os.fstat(file.fd).st_ino, None)  # a number may come again
             self._changed(lambda: os.unlink(path), os.path.dirname(path))
         return file
+
+    def write(self, file: OpenFile, data: bytes | bytearray, position: int) -> None:
+        self._keep_bytes(file, position, position + len(data))
+        super().write(file, data, position)
+
+    def truncate(self, file: OpenFile, size: int) -> None:
+        self._keep_bytes(file, size, self.size(file))
+        super().truncate(file, size)
 
     def sync(self, file: OpenFile) -> None:
         super().sync(file)
         about = os.fstat(file.fd)
         self._synced_bytes[about.st_ino] = about.st_size
+        self._replaced.pop(about.st_ino, None)
 
     def sync_directory(self, path: str) -> None:
         super().sync_directory(path)
@@ -97,6 +110,29 @@ class PowerCutDisk(FaultyDisk):
                 synced = self._synced_bytes.get(about.st_ino, about.st_size)
                 if synced < about.st_size:
                     os.truncate(path, synced)
+                self._put_back(path, self._replaced.get(about.st_ino, []), rng)
+
+    def _put_back(self, path: str, replaced: list[tuple[int, bytes]], rng: random.Random | None) -> None:
+        """With `rng` some sectors have been written over all the same."""
+        if not replaced:
+            return
+        fd = os.open(path, os.O_WRONLY)
+        for position, data in reversed(replaced):
+            start = 0
+            while start < len(data):
+                stop = min(start + SECTOR_BYTES - (position + start) % SECTOR_BYTES, len(data))
+                if rng is None or rng.random() < 0.5:
+                    os.pwrite(fd, data[start:stop], position + start)
+                start = stop
+        os.close(fd)
+
+    def _keep_bytes(self, file: OpenFile, start: int, stop: int) -> None:
+        inode = os.fstat(file.fd).st_ino
+        synced = self._synced_bytes.setdefault(inode, self.size(file))
+        if start < min(stop, synced):
+            data = self.read(file, min(stop, synced) - start, start)
+            with self._lock:
+                self._replaced.setdefault(inode, []).append((start, data))
 
     def _changed(self, undo: Undo, *directories: str) -> None:
         with self._lock:

@@ -17,6 +17,7 @@ from flashq.storage.file import index as index_file
 from flashq.storage.file import keys as keys_file
 from flashq.storage.file.disk import Disk
 from flashq.storage.file.index import SparseIndex
+from flashq.storage.file.recovery import is_room
 
 _STATED = Struct(">4sIQ")  # index and keys files both begin with magic, version and the size of their segment
 
@@ -39,12 +40,14 @@ class Frame:
 
 
 def frames(path: str) -> Iterator[Frame]:
-    """Every frame from the start of the file, as far as each says where the next begins."""
+    """Every frame from the start of the file, as far as each says where the next begins. Room is none."""
     disk = Disk()
     file = disk.open(path)
     position, size = 0, disk.size(file)
     while position < size:
         prefix = disk.read(file, PREFIX.size, position)
+        if not any(prefix) and is_room(disk, file, position, size):
+            return
         if len(prefix) < PREFIX.size:
             yield Frame(position, len(prefix), 0, problem="the file ends inside a frame")
             return

@@ -13,6 +13,7 @@ Rebello and others, ATC 2020).
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -46,10 +47,12 @@ class Journal(Settler):
         on_settled: Callable[[Sequence[Append]], None] | None = None,
         on_advance: Callable[[], None] | None = None,
         topic: str = "",
+        makes_room: bool = False,
     ) -> None:
         """`roll(sealed, next_offset)` makes the next active segment, durably; `epoch(offset)` may block once."""
         self.what = what
         self.topic = topic
+        self._makes_room = makes_room  # where a sync follows every write (`Segment.append`)
         self.segment = segment
         self.next_offset = self.written_offset = self.durable_offset = self.readable = next_offset
         self.failure: StorageFailed | None = None
@@ -189,7 +192,8 @@ class Journal(Settler):
             self._hold_descriptor()
         pending, self._pending = self._pending, []
         try:
-            self.segment.append([append.batch for append in pending])
+            batches = [append.batch for append in pending]
+            self.segment.append(batches, make_room=self._makes_room)
         except OSError as error:
             return self._write_failed(pending, error)
         except (
@@ -258,6 +262,8 @@ class Journal(Settler):
             error: OSError | None = None
             if self.failure is None and sync.is_needed:
                 try:
+                    if sync.rolling:
+                        sync.segment.give_room_back()
                     sync.segment.sync()
                 except OSError as caught:
                     error = caught
@@ -495,6 +501,10 @@ class Journal(Settler):
         with self._io, self.lock:
             if self._pending or self._rolling or self._unsynced_records or self.segment.new_entry or not self._is_idle:
                 return False
+            try:
+                self.segment.give_room_back()
+            except OSError:
+                return False
             self.segment.file = None
             self._is_resting = True
             return True
@@ -513,6 +523,8 @@ class Journal(Settler):
             self.write()
             self.sync()
         self._flusher.descriptors.release(self)
+        with contextlib.suppress(OSError):  # the next start does it
+            self.segment.give_room_back()
         self.segment.close()
         if self.failure is not None:
             raise self.failure

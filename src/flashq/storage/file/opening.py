@@ -224,30 +224,42 @@ def recover_file(
     recovered: Recovered,
     on_batch: OnBatch | None = None,
 ) -> Scan:
-    """What a fetched file of frames holds. A torn tail is kept beside it and cut; for `on_batch` see `scan`."""
+    """What a fetched file of frames holds. A torn tail is kept beside it and cut, and room given back; for `on_batch`
+    see `scan`."""
     path = file.path
     found = scan(disk, file, base_offset, epoch_at, is_text=base_offset is None, on_batch=on_batch)
     if found.verdict == "torn" and base_offset is None and not found.frames:
         found.verdict = "damage"  # a group is there once its first frame is durable
     if found.verdict == "torn":
         _cut_torn_tail(disk, file, found, what=what, recovered=recovered)
-    elif found.verdict == "damage":
+    elif found.verdict == "clean":
+        if found.end < disk.size(file):
+            disk.truncate(file, found.end)
+    else:
         recovered.problems.append(f"{what}: {found.why} at position {found.end} of {path}")
         log.error("damage", what=what, offset=found.next_offset, path=path, position=found.end, why=found.why)
     return found
 
 
 def _cut_torn_tail(disk: Disk, file: OpenFile, found: Scan, *, what: str, recovered: Recovered) -> None:
-    """A crash before the cut is durable finds the same tail again, and keeps it twice."""
-    size = disk.size(file) - found.end
+    """A crash before the cut is durable finds the same tail again, and keeps it twice. Zeros at its end are not kept:
+    they are room, or hold no less for being gone."""
+    tail = disk.read(file, disk.size(file) - found.end, found.end)
+    tail = tail.rstrip(b"\0") or tail
     kept = f"{file.path}.torn-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{found.end}"
-    disk.replace_file(kept, disk.read(file, size, found.end))
+    disk.replace_file(kept, tail)
     disk.truncate(file, found.end)
     disk.sync(file)
     recovered.torn_tails += 1
-    recovered.torn_bytes += size
+    recovered.torn_bytes += len(tail)
     log.warning(
-        "torn_tail_cut", what=what, offset=found.next_offset, position=found.end, bytes=size, kept=kept, why=found.why
+        "torn_tail_cut",
+        what=what,
+        offset=found.next_offset,
+        position=found.end,
+        bytes=len(tail),
+        kept=kept,
+        why=found.why,
     )
 
 

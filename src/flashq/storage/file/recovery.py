@@ -10,6 +10,9 @@
 
 A length field that was flipped looks like a frame that runs past the end. Two questions tell: do the bytes up to
 the end of the file match the frame's CRC, and does a good later frame follow? Either means damage.
+
+Zeros from the end of a frame to that of the file are room for the next ones: the log ends before them, as it does at
+the end of a file that has none.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ READ_BYTES = 1024 * 1024
 _ZEROS_THAT_TELL = 16
 _ZEROS_THAT_TELL_IN_TEXT = 2
 """A shorter run of zeros ends many good frames: a record without headers ends in one, a number before it has more."""
+_ZEROS_AT_AN_END = 64 * 1024
+"""As many as a whole frame is thought to end in."""
 _RESYNC_WINDOW = 1 << 32
 
 EpochAt = Callable[[int], int]
@@ -61,11 +66,20 @@ class Scan:
 
 
 def walk(
-    disk: Disk, file: OpenFile, position: int, end: int, offset: int | None, epoch_at: EpochAt, *, ahead: int
+    disk: Disk,
+    file: OpenFile,
+    position: int,
+    end: int,
+    offset: int | None,
+    epoch_at: EpochAt,
+    *,
+    ahead: int,
+    may_have_room: bool = False,
 ) -> Iterator[tuple[int, Batch]]:
     """Position and batch of every frame in `[position, end)`; the first must hold `offset` (None takes any).
 
-    Reads `ahead` bytes at a time, doubling up to 1 MiB, and a larger frame in one piece. Raises `Broken`.
+    Reads `ahead` bytes at a time, doubling up to 1 MiB, and a larger frame in one piece. Raises `Broken`, unless there
+    `may_have_room` been made, and nothing but that follows.
     """
     data, start = b"", position  # data holds the file from `start`
     while position < end:
@@ -74,6 +88,8 @@ def walk(
         if len(data) - at >= need:
             need += PREFIX.unpack_from(data, at)[0]
         if need > end - position:
+            if may_have_room and is_room(disk, file, position, end):
+                return
             raise Broken(position, offset, f"the file ends {need - (end - position)} bytes too early", cut=True)
         if len(data) - at < need:
             data, start = disk.read(file, min(max(need, ahead), end - position), position), position
@@ -85,10 +101,22 @@ def walk(
             # A large frame is all that was read: it is not copied.
             batch = check(data if len(data) == need else memoryview(data)[at : at + need], offset, epoch_at)
         except BadFrame as error:
+            if may_have_room and is_room(disk, file, position, end):
+                return
             raise Broken(position, offset, str(error), cut=False) from error
         yield position, batch
         position += need
         offset = batch.next_offset
+
+
+def is_room(disk: Disk, file: OpenFile, position: int, end: int) -> bool:
+    """Whether `[position, end)` is all zeros."""
+    while position < end:
+        data = disk.read(file, min(READ_BYTES, end - position), position)
+        if not data or data.count(0) < len(data):
+            return False
+        position += len(data)
+    return True
 
 
 def scan(
@@ -103,13 +131,15 @@ def scan(
 ) -> Scan:
     """Every frame of a file from `position` on, and a verdict on what follows the last good one.
 
-    `is_text`: values are text, and there are no headers, so no good frame ends in two zeros.
+    `is_text`: values are text, and there are no headers, so no good frame ends in two zeros. It has no room.
     `on_batch(position, batch)` sees each good frame before it counts; it may raise `Broken` to say that it is not.
     """
     size = disk.size(file)
     found = Scan(end=position, next_offset=base_offset or 0, max_timestamp_ms=0, index=SparseIndex())
     try:
-        for at, batch in walk(disk, file, position, size, base_offset, epoch_at, ahead=READ_BYTES):
+        for at, batch in walk(
+            disk, file, position, size, base_offset, epoch_at, ahead=READ_BYTES, may_have_room=not is_text
+        ):
             if on_batch is not None:
                 on_batch(at, batch)
             found.index.add(batch.base_offset, at, batch.timestamp_ms)
@@ -135,9 +165,15 @@ def _is_torn(rest: bytes, broken: Broken, epoch_at: EpochAt, zeros: int) -> bool
         frame = rest[: max(PREFIX.size + length, HEADER.size)]
     if records_match_crc(frame):
         return False  # all of it was written, and its numbering has changed since
-    if _has_unwritten_sector(frame, broken.position, zeros):
+    written = rest.rstrip(b"\0")
+    if _has_unwritten_sector(frame[: len(written)], broken.position, zeros):
         return True
-    return broken.cut and next(later_frames(rest, broken.offset or 0, epoch_at), None) is None
+    if not broken.cut and not _has_unwritten_sector(frame, broken.position, zeros):
+        return False
+    # It ends in zeros, or past the end of the file. A whole one does, too, whose length has changed.
+    if records_match_crc(written, more_zeros=min(len(rest) - len(written), _ZEROS_AT_AN_END)):
+        return False
+    return next(later_frames(rest, broken.offset or 0, epoch_at), None) is None
 
 
 def _has_unwritten_sector(frame: bytes, position: int, zeros: int) -> bool:

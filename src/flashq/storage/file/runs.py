@@ -74,14 +74,16 @@ def runs(
         yield Run(start, first, found)
         if found.verdict == "clean" or (limit is not None and found.next_offset >= limit):
             return
-        following = _next_start(disk, file, found, epoch_at)
+        following = _next_start(disk, file, found, epoch_at, may_have_room=not is_text)
 
 
 def _timestamp_ms(offset: int, timestamp_ms: int, *content: object) -> int:
     return timestamp_ms
 
 
-def _next_start(disk: Disk, file: OpenFile, ended: Scan, epoch_at: EpochAt) -> tuple[int, int] | None:
+def _next_start(
+    disk: Disk, file: OpenFile, ended: Scan, epoch_at: EpochAt, *, may_have_room: bool
+) -> tuple[int, int] | None:
     """Position and offset of the first good frame of this log after the damage at the end of a scan, or None."""
     position, size = ended.end, disk.size(file)
     prefix = disk.read(file, PREFIX.size, position)
@@ -93,7 +95,9 @@ def _next_start(disk: Disk, file: OpenFile, ended: Scan, epoch_at: EpochAt) -> t
     rest = disk.read(file, size - position, position)
     astray: set[int] = set()
     for start in sorted(position + start for start in later_frames(rest, ended.next_offset, epoch_at)):
-        if start not in astray and _leads_to_end(disk, file, start, size, epoch_at, astray):
+        if start not in astray and _leads_to_end(
+            disk, file, start, size, epoch_at, astray, may_have_room=may_have_room
+        ):
             return start, PREFIX.unpack_from(rest, start - position)[1]
     return None
 
@@ -108,11 +112,13 @@ def _offset_at(disk: Disk, file: OpenFile, position: int, size: int, epoch_at: E
     return None
 
 
-def _leads_to_end(disk: Disk, file: OpenFile, start: int, size: int, epoch_at: EpochAt, astray: set[int]) -> bool:
+def _leads_to_end(
+    disk: Disk, file: OpenFile, start: int, size: int, epoch_at: EpochAt, astray: set[int], *, may_have_room: bool
+) -> bool:
     """Whether frames follow each other from `start` to the end of the file. Those that do not are noted in `astray`."""
     passed: list[int] = []
     try:
-        for position, _ in walk(disk, file, start, size, None, epoch_at, ahead=READ_BYTES):
+        for position, _ in walk(disk, file, start, size, None, epoch_at, ahead=READ_BYTES, may_have_room=may_have_room):
             passed.append(position)
             if position in astray:
                 break

@@ -1,7 +1,8 @@
-"""One file of frames, and nothing else in it: written at its end, read anywhere.
+"""One file of frames: written at its end, read anywhere.
 
 `<20-digit base offset>.log`; the base offset is that of its first record. The last segment of a log is active, the
-others are sealed: they never change again and have their index beside them.
+others are sealed: they never change again and have their index beside them. An active one may have room after its
+frames: zeros, where the next frames go (`docs/decisions/0020-room-for-the-next-frames.md`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from flashq.batch import Batch
 from flashq.errors import DataCorruption
 from flashq.storage.file import index as index_file
 from flashq.storage.file import keys as keys_file
-from flashq.storage.file.disk import Disk, OpenFile
+from flashq.storage.file.disk import NO_ROOM, Disk, OpenFile
 from flashq.storage.file.index import SparseIndex
 from flashq.storage.file.kernel_sync import Ended
 from flashq.storage.file.recovery import Broken, EpochAt, Scan, scan, walk
@@ -28,6 +29,11 @@ INDEX_SUFFIX = ".index"
 KEYS_SUFFIX = ".keys"
 _SMALL_READ_BYTES = 16 * 1024
 _BASE_OFFSET = attrgetter("base_offset")
+ROOM_BYTES = 1024 * 1024
+ROOM_FROM_BYTES = 64 * 1024
+"""A smaller segment gets no room, and a larger one no more than its own size."""
+_WRITTEN_TWICE_BYTES = 64 * 1024
+"""Room is written first as zeros, then as frames: of a larger write, that costs more than it saves."""
 TAIL_BYTES = 128 * 1024
 """How much of the latest frames an active segment keeps in memory for those who follow it."""
 
@@ -48,6 +54,8 @@ class Segment:
         "max_timestamp_ms",
         "new_entry",
         "path",
+        "room_end",
+        "room_from",
         "sealed",
         "size",
         "tail",
@@ -59,6 +67,8 @@ class Segment:
         self.path = path
         self.base_offset = base_offset
         self.size = size
+        self.room_end = size  # position
+        self.room_from = ROOM_FROM_BYTES
         self.sealed = True
         self.file: OpenFile | None = None  # without one, nothing is unsynced
         self.max_timestamp_ms: int | None = None  # None: sealed, and nobody has asked yet
@@ -100,13 +110,33 @@ class Segment:
 
     # -- writing: the active segment, under its journal's lock
 
-    def append(self, batches: Sequence[Batch]) -> None:
-        """Write frames at the end with one system call. On OSError the file may hold a part of them: `cut_back`."""
+    def append(self, batches: Sequence[Batch], *, make_room: bool = False) -> None:
+        """Write frames at the end with one system call. On OSError the file may hold a part of them: `cut_back`.
+
+        `make_room`: a sync follows every write, and should be short.
+        """
         if self.file is None:
             self.file = self._reopened()
         data = batches[0].frame if len(batches) == 1 else b"".join([batch.frame for batch in batches])
         self.disk.write(self.file, data, self.size)
+        if make_room and self.size + len(data) > self.room_end and len(data) <= _WRITTEN_TWICE_BYTES:
+            self._make_room(self.size + len(data))
         self._account(batches)
+
+    def _make_room(self, end: int) -> None:
+        """To sync bytes where the file had some takes the disk less time than to sync a file that has grown."""
+        assert self.file is not None
+        if end < self.room_from:
+            return
+        room_end = end + min(ROOM_BYTES, end)
+        try:
+            self.disk.write(self.file, bytes(room_end - end), end)
+            self.room_end = room_end
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            self.disk.truncate(self.file, end)
+            self.room_from = end + ROOM_BYTES  # until then it goes without: what is left is for records
 
     def _reopened(self) -> OpenFile:
         file = self.disk.open(self.path, write=True)
@@ -125,9 +155,15 @@ class Segment:
         self.size = position
 
     def cut_back(self) -> None:
-        """Remove what a failed `append` left after the last good frame."""
+        """Remove whatever is after the last good frame: room, or what a failed `append` left."""
         if self.file is not None:
             self.disk.truncate(self.file, self.size)
+            self.room_end = self.size
+
+    def give_room_back(self) -> None:
+        """Nothing more is written, for now. A crash may bring the room back until the next `sync`."""
+        if self.room_end > self.size:
+            self.cut_back()
 
     def sync(self) -> None:
         """Everything written before this call survives a power cut, and so does the file's name."""

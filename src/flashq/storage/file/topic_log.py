@@ -110,6 +110,7 @@ class FileTopicLog(TopicLog):
             epoch=self._epoch_for_append,
             on_advance=self._advanced,
             topic=self.name,
+            makes_room=flusher.mode == "always",
         )
         self._active_keys = dict(keys or {})  # of the active segment
         self._keys = PostKeys(self, load=self._read_keys, follow=self.journal.follow, repeat=self.journal.repeat)

@@ -262,7 +262,7 @@ class _LogCheck:
                 break
         self._judge_end(found, base_offset, limit)
         self._report.next_offset = found[-1].next_offset
-        self._report.size_bytes += size
+        self._report.size_bytes += found[-1].end if found[-1].is_whole else size  # not room
         self._on_progress(size - self._read)
         return found
 
