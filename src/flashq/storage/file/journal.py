@@ -25,9 +25,9 @@ from flashq.storage.file.completion import Sync, call_back, fail, no_room, refus
 from flashq.storage.file.disk import NO_DESCRIPTORS, NO_ROOM
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.segment import Segment
+from flashq.storage.file.unsynced import Unsynced
 from flashq.storage.interface import Append, Settler, not_at_end
 
-_OVERDUE_INTERVALS = 3  # a sync is due after one; two more, and posts wait for it
 log = get_logger(__name__)
 
 
@@ -63,13 +63,9 @@ class Journal(Settler):
         self.on_settled, self._on_advance = on_settled, on_advance  # on_settled: under the lock
         self._last_timestamp_ms = segment.max_timestamp_ms or 0
         self._pending: list[Append] = []  # numbered, not written
-        self._unsynced: list[Append] = []  # written, done only after a sync
+        self._unsynced = Unsynced(flusher, partial(flusher.watch, self))
         self._followers: dict[Append, list[Append]] = {}  # by the append whose end they share
-        self._unsynced_records = 0
-        self._unsynced_since: float | None = None  # monotonic seconds of the first write not yet synced
-        self._is_watched = False  # the flusher will ask whether a sync is due
         self._rolling = False  # the active segment is full: nothing is written to it any more
-        self._sync_wanted = False
         self.in_tick = False  # the loop will write at the end of its tick; the flusher's to set
         self._write_wanted = False  # by a worker: nobody else is going to
         self._has_worker = False
@@ -130,8 +126,7 @@ class Journal(Settler):
         if self.failure is not None:
             append.error = self.failure
             return False
-        self._unsynced.append(append)
-        self._sync_wanted = True
+        self._unsynced.wait(append)
         return True
 
     def _see_to(self, append: Append) -> None:
@@ -146,7 +141,7 @@ class Journal(Settler):
 
     def settle(self, append: Append) -> None:
         self.write(sync_follows=True)
-        if append.done and self._sync_wanted:
+        if append.done and self._unsynced.is_sync_wanted:
             self._flusher.submit(self)
         while not append.done:
             self.sync()
@@ -176,7 +171,7 @@ class Journal(Settler):
             done = self._write_pending()
             self._note_done(done)
             moved = self.readable != before
-            worker = self._sync_wanted and not self._has_worker and not sync_follows
+            worker = self._unsynced.is_sync_wanted and not self._has_worker and not sync_follows
         self._deliver(done, moved)
         if worker:
             self._flusher.submit(self)
@@ -185,7 +180,7 @@ class Journal(Settler):
         if not self._pending or self._rolling:
             return []
         if self._is_full(self.segment):
-            self._rolling = self._sync_wanted = True
+            self._rolling = self._unsynced.is_sync_wanted = True
             return []
         self._is_idle = False
         if self._is_resting:
@@ -207,34 +202,9 @@ class Journal(Settler):
         """Note what has reached the operating system; the appends that are done with that."""
         records = self.next_offset - self.written_offset
         self.written_offset = self.next_offset
-        self._unsynced_records += records
-        mode = self._flusher.mode
-        if mode == "always":
-            self._unsynced += written
-            self._sync_wanted = True
-            return []
-        self.readable = self.written_offset
-        if mode == "periodic" and self._periodic_sync_is_overdue():
-            self._unsynced += written
-            self._sync_wanted = True
-            return []
-        waiting = [append for append in written if append.durable]
-        if not waiting:
-            return written
-        self._unsynced += waiting
-        self._sync_wanted = True
-        return [append for append in written if not append.durable]
-
-    def _periodic_sync_is_overdue(self) -> bool:
-        """Start the clock on the first unsynced write, want a sync at the threshold, and tell if one is too late."""
-        now = self._flusher.clock()
-        since = self._unsynced_since
-        if since is None:
-            since = now
-            self._start_clock(now)
-        if self._unsynced_records >= self._flusher.commit_threshold:
-            self._sync_wanted = True
-        return now - since > _OVERDUE_INTERVALS * self._flusher.sync_interval_s
+        if self._flusher.mode != "always":
+            self.readable = self.written_offset
+        return self._unsynced.written(written, records)
 
     def _write_failed(self, pending: list[Append], error: OSError) -> list[Append]:
         if error.errno in NO_ROOM | NO_DESCRIPTORS:
@@ -276,7 +246,7 @@ class Journal(Settler):
             with self.lock:
                 moved = self.readable != sync.readable
                 # What waited for the roll has been written just now, perhaps with nobody left who would sync it.
-                worker = sync.rolling and self._sync_wanted and not self._has_worker
+                worker = sync.rolling and self._unsynced.is_sync_wanted and not self._has_worker
         self._deliver(done, moved)
         if worker:
             self._flusher.submit(self)
@@ -314,22 +284,19 @@ class Journal(Settler):
         self._deliver(done, moved)
 
     def _put_back(self, sync: Sync) -> None:
-        """It has not been made: whoever else waits for one makes it."""
         with self.lock:
-            self._unsynced, self._sync_wanted = sync.waiting + self._unsynced, True
+            self._unsynced.put_back(sync.waiting)
 
     def _prepare_sync(self) -> Sync:
         """Take what a sync will complete. Under `_io`."""
         with self.lock:
-            self._sync_wanted = False
-            waiting, self._unsynced = self._unsynced, []
             return Sync(
                 segment=self.segment,
-                waiting=waiting,
+                waiting=self._unsynced.take(),
                 target=self.written_offset,
-                records=self._unsynced_records,
+                records=self._unsynced.records,
                 rolling=self._rolling,
-                unsynced_since=self._unsynced_since,
+                unsynced_since=self._unsynced.since,
                 readable=self.readable,
                 begun=self._flusher.clock(),
             )
@@ -359,13 +326,9 @@ class Journal(Settler):
 
     def _synced(self, sync: Sync) -> None:
         self.durable_offset = sync.target
-        self._unsynced_records -= sync.records
         if self._flusher.mode == "always":
             self.readable = sync.target
-        if self._unsynced_since == sync.unsynced_since:
-            self._unsynced_since = None
-            if self._unsynced_records and self._flusher.mode == "periodic":
-                self._start_clock(sync.begun)  # what was written while the sync ran is not older than that
+        self._unsynced.synced(sync.records, sync.unsynced_since, sync.begun)
 
     def _roll_over(self, sealed: Segment) -> list[Append]:
         """Begin a new segment. Nothing is written meanwhile, so that a sealed segment never has an unsynced end."""
@@ -398,8 +361,7 @@ class Journal(Settler):
         log.error("storage_failed", what=self.what, cause=cause, durable_offset=self.durable_offset)
         self.readable = self.durable_offset
         pending, self._pending = self._pending, []
-        unsynced, self._unsynced = self._unsynced, []
-        return fail(unknown + unsynced, self.failure) + fail(pending, refused_since(self.failure))
+        return fail(unknown + self._unsynced.take(), self.failure) + fail(pending, refused_since(self.failure))
 
     def _note_done(self, done: list[Append]) -> None:
         """Under the lock: from here on `done` is true and callbacks are fixed."""
@@ -439,7 +401,7 @@ class Journal(Settler):
 
     def _has_no_work(self) -> bool:
         """Whether the worker is done; then there is none any more. Under the lock."""
-        idle = self.failure is not None or not (self._sync_wanted or self._write_wanted)
+        idle = self.failure is not None or not (self._unsynced.is_sync_wanted or self._write_wanted)
         self._has_worker = not idle
         return idle
 
@@ -454,7 +416,7 @@ class Journal(Settler):
                 if self._write_wanted:
                     self._write_wanted = False
                     self.write()
-                if self._sync_wanted:
+                if self._unsynced.is_sync_wanted:
                     self.sync()
                 with self.lock:
                     if self._has_no_work():
@@ -464,23 +426,10 @@ class Journal(Settler):
             log.exception("worker_failed", what=self.what)
             raise
 
-    def _start_clock(self, since: float) -> None:
-        """There is a write of that moment which is not synced. Watched once, not once a sync: under load there are
-        thousands of them, and a thread that wakes for each takes the interpreter from the loop."""
-        self._unsynced_since = since
-        if not self._is_watched:
-            self._is_watched = True
-            self._flusher.watch(self, since + self._flusher.sync_interval_s)
-
     def due(self) -> float | None:
-        """Want a sync if the interval has passed for the first write not yet synced. Else when to ask again."""
+        """See `Unsynced.due`."""
         with self.lock:
-            since, interval_s = self._unsynced_since, self._flusher.sync_interval_s
-            if since is not None and since + interval_s > self._flusher.clock():
-                return since + interval_s
-            self._is_watched = False
-            self._sync_wanted = self._sync_wanted or since is not None
-        return None
+            return self._unsynced.due()
 
     def _hold_descriptor(self) -> None:
         self._is_resting = False
@@ -499,7 +448,7 @@ class Journal(Settler):
         if self.written_offset != self.durable_offset:
             self.sync()
         with self._io, self.lock:
-            if self._pending or self._rolling or self._unsynced_records or self.segment.new_entry or not self._is_idle:
+            if self._pending or self._rolling or self._unsynced.records or self.segment.new_entry or not self._is_idle:
                 return False
             try:
                 self.segment.give_room_back()
@@ -517,7 +466,7 @@ class Journal(Settler):
             self._closed = True
         self.write()
         self.sync()
-        while self._pending or self._unsynced_records:  # a roll was due first
+        while self._pending or self._unsynced.records:  # a roll was due first
             if self.failure is not None:
                 break
             self.write()
