@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -251,9 +252,10 @@ class Cluster:
     def create_group(self, name: str) -> None:
         """Have Kafka remember a group that has committed nothing yet."""
         deadline = time.monotonic() + TIMEOUT_S
+        mark = uuid.uuid4().hex  # or the late answer to an earlier creation is taken for this one's
         while True:
             try:
-                return self.commit(name, GROUPS_TOPIC, 0, "")
+                return self.commit(name, GROUPS_TOPIC, 0, mark)
             except TopicNotFound:
                 if time.monotonic() > deadline:
                     raise
