@@ -11,6 +11,7 @@ import importlib
 import logging
 import sys
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 TARGETS = ("frames", "requests", "bodies")
@@ -35,6 +36,7 @@ def main() -> None:
         kept = arguments.keep or Path(scratch)
         kept.mkdir(parents=True, exist_ok=True)
         atheris.Setup([sys.argv[0], *_options(arguments, kept, target.MAX_BYTES)], target.check)
+        tracemalloc.start()  # targets ask it for what an input takes
         atheris.Fuzz()  # ends the process
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,11 +13,16 @@ from confluent_kafka import KafkaError, TopicPartition
 from flashq import ConfigurationError, FlashQ
 from flashq.batch import Batch, encode, encode_stored, hash_of_key
 from flashq.broker.decoding import offset_after
+from flashq.errors import NotConfirmed
+from flashq.storage.interface import Append
+from flashq.storage.kafka import lanes
 from flashq.storage.kafka.cache import Cache
 from flashq.storage.kafka.config import KafkaConfig, read_config_file
 from flashq.storage.kafka.errors import refused
+from flashq.storage.kafka.lanes import MAX_LANES, Lanes
 from flashq.storage.kafka.reader import Readers
 from flashq.storage.kafka.runs import POST_HEADER, Runs, rows_of
+from flashq.storage.kafka.settling import Completions
 
 
 class Message:
@@ -201,3 +209,72 @@ def test_the_cache_keeps_within_its_bytes_and_drops_what_came_first() -> None:
         cache.put("t", [batch(at * 10, 10)])
     assert cache.find("t", 10, 100, None, None) == []
     assert [each.base_offset for each in cache.find("t", 20, 100, None, None)] == [20, 30, 40]
+
+
+# -- lanes
+
+
+class Log:
+    """What lanes look at in a topic."""
+
+    max_batch_bytes = 1 << 20
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def settled(self, appends: Sequence[Append]) -> None:
+        pass
+
+
+class DeadLane:
+    """A producer of a cluster that never answers, and says so when the time of messages is over."""
+
+    def __init__(self, settings: dict[str, object], timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+
+    def send(self, log: Log, waiting: Sequence[tuple[Append, float]], answer: Callable[..., None]) -> None:
+        time.sleep(self._timeout_s)
+        for append, _ in waiting:
+            append.error = NotConfirmed("no answer")
+        answer(log, [append for append, _ in waiting])
+
+
+@pytest.fixture
+def dead_lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Lanes, Completions]]:
+    monkeypatch.setattr(lanes, "_Lane", DeadLane)
+    completions = Completions()
+    dead = Lanes({}, 0.4, completions.complete)
+    yield dead, completions
+    dead.close()
+
+
+def an_append(completions: Completions) -> Append:
+    return Append(encode([(None, b"x", [])], 1000), owner=completions)
+
+
+def test_posts_to_more_topics_than_lanes_are_answered_in_time(dead_lanes: tuple[Lanes, Completions]) -> None:
+    dead, completions = dead_lanes
+    appends = [an_append(completions) for _ in range(5 * MAX_LANES)]
+    began = time.monotonic()
+    for number, append in enumerate(appends):
+        dead.submit(Log(f"t{number}"), append)  # type: ignore[arg-type]
+    for append in appends:
+        completions.settle(append)
+    assert time.monotonic() - began < 1.0
+    outcomes = Counter(append.error.outcome for append in appends if append.error is not None)
+    assert outcomes["unknown"] >= MAX_LANES
+    assert outcomes["not_applied"] >= MAX_LANES
+    assert sum(outcomes.values()) == len(appends)
+
+
+def test_a_post_that_follows_the_refusal_of_another_is_answered_too(dead_lanes: tuple[Lanes, Completions]) -> None:
+    dead, completions = dead_lanes
+    log, again = Log("t"), an_append(completions)
+    first, late = an_append(completions), an_append(completions)
+    late.add_done_callback(lambda _: dead.submit(log, again))  # type: ignore[arg-type]
+    dead.submit(log, first)  # type: ignore[arg-type]
+    time.sleep(0.1)  # it is under way
+    dead.submit(log, late)  # type: ignore[arg-type]
+    for append in (first, late, again):
+        completions.settle(append)
+        assert append.error is not None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,11 +20,13 @@ from flashq.errors import DataCorruption, FlashQError
 from flashq.record import NO_HEADERS
 from flashq.storage.file.backend import FileBackend
 from flashq.storage.file.consumer_group import FileConsumerGroup
+from flashq.storage.file.disk import Disk
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.opening import Recovered
+from flashq.storage.file.recovery import scan
 from flashq.storage.interface import SyncMode, TopicConfig
 from flashq.storage.memory import InMemoryTopicLog
-from flashq.testing.faulty_disk import FaultyDisk
+from flashq.testing.faulty_disk import Fault, FaultyDisk
 from tests.storage.crashing_disk import abandon
 
 EPOCH_POSITION = 12  # of the frame: after length and base offset
@@ -194,6 +198,30 @@ def test_a_small_part_of_a_sector_that_was_never_written_makes_the_tail_torn(tmp
 def test_zeros_after_the_last_frame_are_room(written: Written, zeros: int) -> None:
     written.with_data(written.data + bytes(zeros))
     written.expect_whole(zeros)
+
+
+@pytest.mark.parametrize("unit", [512, 4096])
+@pytest.mark.parametrize("longest", [30, 150, 450, 1500])
+def test_many_small_frames_in_one_write_into_room_are_torn_where_sectors_are_missing(
+    tmp_path: Path, longest: int, unit: int
+) -> None:
+    """Whichever: all from one on, as a kill leaves pages, or a single one, as a power cut may."""
+    choices = random.Random(f"{longest} {unit}")
+    path, verdicts = tmp_path / "log", Counter[str]()
+    for _ in range(8):
+        frames = b""
+        for offset in range(40 if longest > 100 else 120):
+            value = bytes(choices.choices(b"abcdefgh", k=choices.randint(longest // 3, longest)))
+            batch = encode([(None, value, [])], 1000)
+            batch.place(offset, 0, 0)
+            frames += batch.frame
+        written = frames + bytes(5000)
+        for start in range(unit, len(frames), unit):
+            for stop in (len(written), start + unit):
+                path.write_bytes(written[:start] + bytes(stop - start) + written[stop:])
+                verdicts[scan(Disk(), Disk().open(str(path)), 0, lambda offset: 0).verdict] += 1
+    assert verdicts["damage"] == 0
+    assert verdicts["torn"] > 10
 
 
 def test_a_write_that_reached_the_disk_after_one_that_did_not_is_torn_with_it(tmp_path: Path) -> None:
@@ -401,6 +429,18 @@ def test_time_does_not_go_back_when_retention_has_removed_everything(tmp_path: P
     with FlashQ(FileBackend(str(tmp_path)), clock_ms=lambda: 1_000) as flashq:
         assert flashq.post_record("t", "second") == 1
         assert [record.timestamp_ms for record in flashq.poll_records("t", from_offset=1)] == [5_000_000]
+
+
+def test_retention_makes_room_on_a_full_disk_though_it_cannot_note_the_time(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    with FlashQ(FileBackend(str(tmp_path), disk=disk)) as flashq:
+        flashq.post_record("t", "first")
+        log = flashq.log("t")
+        log.journal.roll_now(log._segments[-1])  # type: ignore[attr-defined]
+        flashq.configure_topic("t", retention_bytes=0)
+        disk.decide = lambda operation, path: Fault(errno.ENOSPC) if operation in ("create", "write") else None
+        assert flashq.apply_retention() > 0
+        assert flashq.log("t").log_start_offset == 1
 
 
 # -- groups

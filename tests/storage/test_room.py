@@ -11,13 +11,17 @@ import pytest
 
 from flashq import FlashQ
 from flashq.broker.flashq import FlashQ as Engine
+from flashq.errors import StorageFull
 from flashq.storage.file.backend import FileBackend
 from flashq.storage.file.disk import Disk, OpenFile
 from flashq.storage.file.dump import frames
-from flashq.storage.file.segment import ROOM_BYTES, ROOM_FROM_BYTES
+from flashq.storage.file.segment import MOST_ROOM_BYTES, ROOM_BYTES, ROOM_FROM_BYTES
 from flashq.storage.file.topic_log import FileTopicLog
 from flashq.storage.file.verify import verify_directory
 from flashq.storage.interface import SyncMode, TopicConfig
+from flashq.testing.faulty_disk import Fault, FaultyDisk
+from flashq.testing.power_cut import PowerCutDisk
+from tests.http.serving import eventually
 from tests.storage.crashing_disk import abandon
 
 VALUE = "x" * 1000
@@ -153,3 +157,47 @@ def test_a_disk_with_no_room_for_room_takes_records(tmp_path: Path) -> None:
         assert room_in(tmp_path) > 0
     with opened(tmp_path) as again:
         assert len(again.poll_records("t", max_bytes=1 << 30)) == POSTS + 3
+
+
+@pytest.mark.parametrize("how", ["rested", "started"])
+def test_a_segment_sealed_without_another_write_has_its_end_after_a_power_cut(tmp_path: Path, how: str) -> None:
+    directory, disk = tmp_path / "data", PowerCutDisk(str(tmp_path / "attic"))
+    flashq = opened(directory, disk=disk)
+    post_until_room(flashq)
+    if how == "rested":
+        rested(flashq, directory)
+    else:
+        assert isinstance(flashq.backend, FileBackend)
+        abandon(flashq.backend)
+        flashq = opened(directory, disk=disk)
+    path, size = path_of(directory), log_of(flashq).size_bytes
+    sealed(flashq, directory)
+    assert isinstance(flashq.backend, FileBackend)
+    abandon(flashq.backend)
+    disk.cut_power(str(directory))
+    assert path.stat().st_size == size
+    with opened(directory) as again:
+        assert again.post_record("t", VALUE, idempotency_key="k") == POSTS
+
+
+def test_a_disk_without_space_gets_the_room_of_logs_that_are_quiet(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    with opened(tmp_path, disk=disk) as flashq:
+        post_until_room(flashq)
+        flashq.post_record("other", VALUE)
+        disk.decide = lambda operation, path: Fault(errno.ENOSPC) if operation == "write" and "other" in path else None
+        with pytest.raises(StorageFull):
+            flashq.post_record("other", VALUE)
+        disk.decide = None
+        assert eventually(lambda: room_in(tmp_path) == 0)
+
+
+def test_zeros_that_are_more_than_room_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with opened(tmp_path) as flashq:
+        flashq.post_record("t", VALUE)
+    for zeros, is_told in ((ROOM_BYTES, False), (MOST_ROOM_BYTES + 1, True)):
+        with path_of(tmp_path).open("ab") as file:
+            file.truncate(file.tell() + zeros)
+        with opened(tmp_path) as flashq:
+            assert len(flashq.poll_records("t")) == 1
+        assert any("zeros_cut" in record.message for record in caplog.records) == is_told

@@ -52,10 +52,16 @@ class PowerCutDisk(FaultyDisk):
         super().truncate(file, size)
 
     def sync(self, file: OpenFile) -> None:
-        super().sync(file)
-        about = os.fstat(file.fd)
-        self._synced_bytes[about.st_ino] = about.st_size
-        self._replaced.pop(about.st_ino, None)
+        inode = os.fstat(file.fd).st_ino
+        with self._lock:
+            replaced = self._replaced.pop(inode, [])
+        try:
+            super().sync(file)
+        except BaseException:
+            with self._lock:
+                self._replaced[inode] = replaced + self._replaced.get(inode, [])
+            raise
+        self._synced_bytes[inode] = self.size(file)
 
     def sync_directory(self, path: str) -> None:
         super().sync_directory(path)

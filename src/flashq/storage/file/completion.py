@@ -27,7 +27,7 @@ class Sync(msgspec.Struct):
 
     @property
     def is_needed(self) -> bool:
-        return bool(self.records or self.rolling or self.segment.new_entry)
+        return bool(self.records or self.rolling or self.segment.new_entry or self.segment.new_end)
 
 
 def fail(appends: list[Append], error: FlashQError) -> list[Append]:

@@ -47,7 +47,7 @@ class Descriptors:
             self._holders.pop(log, None)
 
     def run_out(self) -> None:
-        """There are none left: have every log let go that can."""
+        """There are none left, or no space on the disk, where a log may have room: have every log let go that can."""
         with self._lock:
             if self._resting:
                 return

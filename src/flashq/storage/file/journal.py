@@ -219,8 +219,7 @@ class Journal(Settler):
     def _refuse_pending(self, pending: list[Append], error: OSError) -> list[Append]:
         """There is no room; nothing of these was kept, and their offsets go to the next posts."""
         self.next_offset = self.written_offset
-        if error.errno in NO_DESCRIPTORS:
-            self._flusher.descriptors.run_out()
+        self._flusher.descriptors.run_out()
         return fail(pending, no_room(self.what, error))
 
     # -- syncing
@@ -445,18 +444,22 @@ class Journal(Settler):
         if not self._is_idle:
             self._is_idle = True
             return False
-        if self.written_offset != self.durable_offset:
+        with self._io, self.lock:
+            if self._may_rest():
+                with contextlib.suppress(OSError):  # it is asked again
+                    self.segment.give_room_back()
+        if self.written_offset != self.durable_offset or self.segment.new_end:
             self.sync()
         with self._io, self.lock:
-            if self._pending or self._rolling or self._unsynced.records or self.segment.new_entry or not self._is_idle:
-                return False
-            try:
-                self.segment.give_room_back()
-            except OSError:
+            if not self._may_rest() or self._unsynced.records or not self.segment.is_as_synced:
                 return False
             self.segment.file = None
             self._is_resting = True
             return True
+
+    def _may_rest(self) -> bool:
+        """Under both locks."""
+        return self._is_idle and not (self._pending or self._rolling or self._closed)
 
     def close(self) -> None:
         """Write and sync what there is, and take no more. Raises `StorageFailed` if that failed."""
@@ -472,8 +475,9 @@ class Journal(Settler):
             self.write()
             self.sync()
         self._flusher.descriptors.release(self)
-        with contextlib.suppress(OSError):  # the next start does it
-            self.segment.give_room_back()
-        self.segment.close()
+        with self._io, self.lock:
+            with contextlib.suppress(OSError):  # the next start does it
+                self.segment.give_room_back()
+            self.segment.close()
         if self.failure is not None:
             raise self.failure

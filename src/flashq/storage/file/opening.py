@@ -26,7 +26,7 @@ from flashq.storage.file.disk import Disk, OpenFile, refused
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.names import DELETED_PREFIX, NEW_PREFIX, file_name
 from flashq.storage.file.recovery import READ_BYTES, Broken, EpochAt, OnBatch, Scan, scan
-from flashq.storage.file.segment import Segment, segment_path
+from flashq.storage.file.segment import MOST_ROOM_BYTES, Segment, segment_path
 from flashq.storage.file.topic_log import (
     PARTITION,
     TOPIC_FILE,
@@ -233,12 +233,20 @@ def recover_file(
     if found.verdict == "torn":
         _cut_torn_tail(disk, file, found, what=what, recovered=recovered)
     elif found.verdict == "clean":
-        if found.end < disk.size(file):
-            disk.truncate(file, found.end)
+        _cut_room(disk, file, found, what=what)
     else:
         recovered.problems.append(f"{what}: {found.why} at position {found.end} of {path}")
         log.error("damage", what=what, offset=found.next_offset, path=path, position=found.end, why=found.why)
     return found
+
+
+def _cut_room(disk: Disk, file: OpenFile, found: Scan, *, what: str) -> None:
+    size = disk.size(file) - found.end
+    if size > MOST_ROOM_BYTES:  # no room of ours
+        log.warning("zeros_cut", what=what, offset=found.next_offset, position=found.end, bytes=size, path=file.path)
+    if size:
+        disk.truncate(file, found.end)
+        disk.sync(file)  # it may be sealed without another write
 
 
 def _cut_torn_tail(disk: Disk, file: OpenFile, found: Scan, *, what: str, recovered: Recovered) -> None:

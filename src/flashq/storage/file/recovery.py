@@ -31,6 +31,7 @@ READ_BYTES = 1024 * 1024
 _ZEROS_THAT_TELL = 16
 _ZEROS_THAT_TELL_IN_TEXT = 2
 """A shorter run of zeros ends many good frames: a record without headers ends in one, a number before it has more."""
+_LENGTH_BYTES = 4
 _ZEROS_AT_AN_END = 64 * 1024
 """As many as a whole frame is thought to end in."""
 _RESYNC_WINDOW = 1 << 32
@@ -159,16 +160,15 @@ def scan(
 
 
 def _is_torn(rest: bytes, broken: Broken, epoch_at: EpochAt, zeros: int) -> bool:
-    frame = rest
+    length = len(rest)
     if not broken.cut:
-        (length, _) = PREFIX.unpack_from(rest)
-        frame = rest[: max(PREFIX.size + length, HEADER.size)]
-    if records_match_crc(frame):
+        length = max(PREFIX.size + PREFIX.unpack_from(rest)[0], HEADER.size)
+    if records_match_crc(rest[:length]):
         return False  # all of it was written, and its numbering has changed since
     written = rest.rstrip(b"\0")
-    if _has_unwritten_sector(frame[: len(written)], broken.position, zeros):
+    if _has_unwritten_sector(written, length, broken.position, zeros, least=1):
         return True
-    if not broken.cut and not _has_unwritten_sector(frame, broken.position, zeros):
+    if not broken.cut and not _has_unwritten_sector(rest, length, broken.position, zeros, least=2):
         return False
     # It ends in zeros, or past the end of the file. A whole one does, too, whose length has changed.
     if records_match_crc(written, more_zeros=min(len(rest) - len(written), _ZEROS_AT_AN_END)):
@@ -176,17 +176,23 @@ def _is_torn(rest: bytes, broken: Broken, epoch_at: EpochAt, zeros: int) -> bool
     return next(later_frames(rest, broken.offset or 0, epoch_at), None) is None
 
 
-def _has_unwritten_sector(frame: bytes, position: int, zeros: int) -> bool:
-    """Whether one disk sector's share of the frame is all zeros, as a sector that never reached the disk reads.
+def _has_unwritten_sector(data: bytes, length: int, position: int, zeros: int, *, least: int) -> bool:
+    """Whether one disk sector's share of a frame is all zeros, as a sector that never reached the disk reads.
 
-    A whole sector tells, and a part of at least so many `zeros`; at the frame's start, where a length is never 0, four.
+    The frame is the first `length` bytes of `data`, and lies at `position`. A whole sector tells, and a part of at
+    least so many `zeros`; at the frame's start, where a length is never 0, four. At its end fewer tell, `least`, where
+    the rest of that sector is zeros too: the next frame's length would begin there.
     """
-    start = 0
-    while start < len(frame):
-        stop = min(start + SECTOR_BYTES - (position + start) % SECTOR_BYTES, len(frame))
-        enough = 4 if start == 0 else zeros
-        if stop - start >= enough and not any(frame[start:stop]):
-            return True
+    start, end = 0, min(length, len(data))
+    while start < end:
+        sector_end = start + SECTOR_BYTES - (position + start) % SECTOR_BYTES
+        stop = min(sector_end, end)
+        if not any(data[start:stop]):
+            behind = data[stop:sector_end]
+            is_end = len(behind) >= _LENGTH_BYTES and stop == length and not any(behind)
+            enough = _LENGTH_BYTES if start == 0 else least if is_end else zeros
+            if stop - start >= enough:
+                return True
         start = stop
     return False
 

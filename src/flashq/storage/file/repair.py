@@ -145,8 +145,8 @@ class _Mending:
     def plan(self, repair: Repair, raise_epoch: Callable[[], object]) -> None:
         first = self.found[0]
         if self._is_torn:
-            cut = f"cut {self._size - first.end} bytes at position {first.end}, where a write was cut short"
-            repair.add(self._cut_torn_tail, f"{self._name}: {cut}; keep them beside it")
+            cut = f"cut what follows position {first.end}, where a write was cut short"
+            repair.add(self._cut_torn_tail, f"{self._name}: {cut}; keep it beside the file")
         elif len(self.found) > 1 or not first.is_whole or self._has_new_hole():
             repair.is_damage = True
             repair.lost += [lost for lost, _, _ in self._between if lost.first_offset != self._limit]

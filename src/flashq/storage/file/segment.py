@@ -34,6 +34,8 @@ ROOM_FROM_BYTES = 64 * 1024
 """A smaller segment gets no room, and a larger one no more than its own size."""
 _WRITTEN_TWICE_BYTES = 64 * 1024
 """Room is written first as zeros, then as frames: of a larger write, that costs more than it saves."""
+MOST_ROOM_BYTES = ROOM_BYTES + 64 * _WRITTEN_TWICE_BYTES
+"""As many zeros as a crash leaves: room, and some writes into it that did not reach the disk."""
 TAIL_BYTES = 128 * 1024
 """How much of the latest frames an active segment keeps in memory for those who follow it."""
 
@@ -52,6 +54,7 @@ class Segment:
         "disk",
         "file",
         "max_timestamp_ms",
+        "new_end",
         "new_entry",
         "path",
         "room_end",
@@ -73,6 +76,7 @@ class Segment:
         self.file: OpenFile | None = None  # without one, nothing is unsynced
         self.max_timestamp_ms: int | None = None  # None: sealed, and nobody has asked yet
         self.new_entry = False  # its directory has not been synced since it was created
+        self.new_end = False  # nor has the file since it was cut
         self._index: SparseIndex | None = None
         self.tail: list[Batch] = []  # appended to while others read it; cut by putting a new list in its place
         self.tail_bytes = 0
@@ -128,14 +132,14 @@ class Segment:
         assert self.file is not None
         if end < self.room_from:
             return
-        room_end = end + min(ROOM_BYTES, end)
+        self.room_end = end + min(ROOM_BYTES, end)
         try:
-            self.disk.write(self.file, bytes(room_end - end), end)
-            self.room_end = room_end
+            self.disk.write(self.file, bytes(self.room_end - end), end)
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
             self.disk.truncate(self.file, end)
+            self.room_end = end
             self.room_from = end + ROOM_BYTES  # until then it goes without: what is left is for records
 
     def _reopened(self) -> OpenFile:
@@ -157,6 +161,7 @@ class Segment:
     def cut_back(self) -> None:
         """Remove whatever is after the last good frame: room, or what a failed `append` left."""
         if self.file is not None:
+            self.new_end = True
             self.disk.truncate(self.file, self.size)
             self.room_end = self.size
 
@@ -165,10 +170,16 @@ class Segment:
         if self.room_end > self.size:
             self.cut_back()
 
+    @property
+    def is_as_synced(self) -> bool:
+        """Whether the file, apart from records, is as a power cut would leave it: named, and with its end."""
+        return not self.new_entry and not self.new_end and self.room_end <= self.size
+
     def sync(self) -> None:
-        """Everything written before this call survives a power cut, and so does the file's name."""
+        """Everything written before this call survives a power cut, and so do the file's name and its end."""
         if self.file is not None:
             self.disk.sync(self.file)
+            self.new_end = False
         if self.new_entry:
             self.disk.sync_directory(os.path.dirname(self.path))
             self.new_entry = False

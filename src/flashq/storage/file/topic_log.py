@@ -23,7 +23,7 @@ from flashq.batch import Batch
 from flashq.errors import Closed, DataCorruption, OffsetOutOfRange
 from flashq.logging import get_logger
 from flashq.storage.file import checked_json
-from flashq.storage.file.disk import Disk, Unconfirmed, on_disk
+from flashq.storage.file.disk import NO_ROOM, Disk, Unconfirmed, on_disk
 from flashq.storage.file.flush import Flusher
 from flashq.storage.file.journal import Journal
 from flashq.storage.file.recovery import Broken
@@ -360,9 +360,8 @@ class FileTopicLog(TopicLog):
         with self._changing:
             if self._closed:
                 return False
-            if len(self._segments) == 2:  # the active one may hold nothing, or lose what it holds with the power
-                with contextlib.suppress(Broken):
-                    self._save(not_before_ms=segment.latest_timestamp(self._about.epoch_at))
+            if len(self._segments) == 2:
+                self._note_time(segment)
             self._segments = self._segments[1:]
             try:
                 segment.remove()
@@ -372,6 +371,20 @@ class FileTopicLog(TopicLog):
                 raise
         self._keys.drop_below(self.log_start_offset)
         return True
+
+    def _note_time(self, last_sealed: Segment) -> None:
+        """Before it goes: the active segment may hold nothing that tells the time, or lose it with the power."""
+        if self.journal.durable_offset > self._segments[-1].base_offset:
+            return
+        try:
+            latest_ms = last_sealed.latest_timestamp(self._about.epoch_at)
+        except (Broken, OSError):
+            return  # it is not known
+        try:
+            self._save(not_before_ms=latest_ms)
+        except OSError as error:
+            if error.errno not in NO_ROOM:  # else to make room is what this is for
+                raise
 
     def _epoch_for_append(self, offset: int) -> int:
         """An epoch that begins here, at the log's end, takes the place of those that never got a record."""

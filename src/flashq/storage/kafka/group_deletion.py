@@ -22,10 +22,11 @@ from contextlib import suppress
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
+from flashq.errors import Closed, StorageUnavailable
 from flashq.logging import get_logger
 
 logger = get_logger(__name__)
-_START_S = 5.0
+_START_S = 3.0
 
 
 class GroupDeletion:
@@ -35,22 +36,31 @@ class GroupDeletion:
         """`settings` are of an admin client, and can be written as JSON."""
         self._settings = settings
         self._asking = threading.Lock()
+        self._closed = False
         self._helper: subprocess.Popen[str] | None = None
 
     def delete(self, group: str, timeout_s: float) -> None:
-        """Raises KafkaException; `_TRANSPORT`, as where a connection was lost, if the helper ended."""
-        with self._asking:
+        """Raises KafkaException (`_TRANSPORT`, as where a connection was lost, if the helper ended), and
+        `StorageUnavailable` where others took the time."""
+        if not self._asking.acquire(timeout=timeout_s):
+            raise StorageUnavailable(f"group {group}: other groups wait to be deleted. Nothing was done")
+        try:
+            if self._closed:
+                raise Closed(f"group {group} is closed; nothing was done")
             try:
                 code, why = _ask(self._running(), [group, timeout_s], timeout_s + _START_S)
             except (OSError, ValueError) as error:
                 exit_code = self._end()
                 logger.warning("kafka_helper_ended", group=group, exit_code=exit_code, why=str(error))
                 raise KafkaException(KafkaError(KafkaError._TRANSPORT, "librdkafka ended while it waited")) from error
+        finally:
+            self._asking.release()
         if code != KafkaError.NO_ERROR:
             raise KafkaException(KafkaError(code, why))
 
     def close(self) -> None:
         with self._asking:
+            self._closed = True
             self._end()
 
     def _end(self) -> int | None:
@@ -67,12 +77,12 @@ class GroupDeletion:
             return self._helper
         self._end()
         self._helper = subprocess.Popen(  # noqa: S603 - this program itself
-            [sys.executable, "-m", __name__],
+            [sys.executable or "python3", "-P", "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
             start_new_session=True,  # a Ctrl-C is for the server, which may still have something to delete
         )
         _tell(self._helper, self._settings)

@@ -4,8 +4,8 @@ A post must be in one Kafka batch: brokers append a batch whole or not at all, a
 offsets. librdkafka cuts batches when `linger.ms` is over, so here that is long, and a lane says when: it hands over all
 records of a batch, then flushes, and takes the next posts once the cluster has answered. So a topic has one batch under
 way, and posts that come meanwhile share the next one, like posts that share an fsync on a disk. A topic whose leader
-does not answer keeps one lane waiting, not the others, and a post not longer than the time that messages have plus
-`SLACK_S`, however many are before it.
+does not answer keeps one lane waiting, not the others; more than `MAX_LANES` of them keep all. Yet no post waits longer
+than messages may and `SLACK_S`, however many are before it.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ SLACK_S = 2.0
 """How much later than promised librdkafka says that a message's time is over: it looks once a second."""
 LEAST_S = 1.0
 """With less time left a post is not sent any more: better nothing stored than not known."""
+_LOOK_S = 0.25
 
 Complete = Callable[[Sequence[Append]], None]
 Answer = Callable[["KafkaTopicLog", Sequence[Append]], None]
@@ -57,7 +58,7 @@ class Lanes:
 
     def __init__(self, settings: dict[str, object], timeout_s: float, complete: Complete) -> None:
         self._settings = settings
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._least_s = min(LEAST_S, timeout_s / 4)
         self._complete = complete
         self._changed = threading.Condition()
@@ -67,6 +68,9 @@ class Lanes:
         self._lanes: list[threading.Thread] = []
         self._idle = 0
         self._closed = False
+        self._ended = threading.Event()
+        self._late = threading.Thread(target=self._refuse_late, name="flashq-kafka-late", daemon=True)
+        self._late.start()
         self._start()  # a producer needs a moment until it can send: not that of the first post
 
     def submit(self, log: KafkaTopicLog, append: Append) -> None:
@@ -79,7 +83,7 @@ class Lanes:
                 waiting = self._waiting[log] = deque()
                 if log not in self._under_way:
                     self._ready.append(log)
-            waiting.append((append, time.monotonic() + self._timeout_s))
+            waiting.append((append, time.monotonic() + self.timeout_s))
             if self._ready and self._idle < len(self._ready) and len(self._lanes) < MAX_LANES:
                 self._start()
             self._changed.notify()
@@ -91,6 +95,8 @@ class Lanes:
             self._changed.notify_all()
         for lane in self._lanes:
             lane.join()
+        self._ended.set()
+        self._late.join()
 
     def _start(self) -> None:
         self._idle += 1  # it will be, in a moment; until then nobody else need be started
@@ -99,7 +105,7 @@ class Lanes:
         lane.start()
 
     def _run(self) -> None:
-        lane = _Lane(self._settings, self._timeout_s)
+        lane = _Lane(self._settings, self.timeout_s)
         while (work := self._next()) is not None:
             log, waiting = work
             try:
@@ -125,49 +131,56 @@ class Lanes:
 
     def _next(self) -> tuple[KafkaTopicLog, list[Waiting]] | None:
         """A topic and the posts for its next batch; None at the end."""
-        while True:
-            with self._changed:
-                while not self._ready:
-                    if self._closed and not self._waiting:
-                        self._changed.notify_all()
-                        return None
-                    self._changed.wait()
-                log = self._ready.popleft()
-                self._under_way.add(log)
-                self._idle -= 1
-                batch, late = self._take(log)
-            if late:
-                for append in late:
-                    append.error = StorageUnavailable(
-                        f"the posts before this one to topic {log.name} took {self._timeout_s:g} s. Nothing was stored",
-                        topic=log.name,
-                    )
-                self._answer(log, late)
-            with self._changed:
-                self._idle += not batch
-                if batch:
-                    return log, batch
-                self._under_way.discard(log)
+        with self._changed:
+            while not self._ready:
+                if self._closed and not self._waiting:
+                    self._changed.notify_all()
+                    return None
+                self._changed.wait()
+            log = self._ready.popleft()
+            self._under_way.add(log)
+            self._idle -= 1
+            return log, self._take(log)
 
-    def _take(self, log: KafkaTopicLog) -> tuple[list[Waiting], list[Append]]:
-        """Posts that fit one batch, and posts that have waited too long. Holds the lock."""
-        waiting, now = self._waiting[log], time.monotonic()
+    def _take(self, log: KafkaTopicLog) -> list[Waiting]:
+        """Posts that fit one batch. Holds the lock."""
+        waiting = self._waiting[log]
         batch: list[Waiting] = []
-        late: list[Append] = []
         size = 0
         while waiting:
-            append, deadline = waiting[0]
-            if deadline < now + self._least_s:
-                late.append(append)
-            else:
-                size += len(append.batch.frame)
-                if batch and size > min(SHARED_BYTES, log.max_batch_bytes):
-                    break
-                batch.append((append, deadline))
-            waiting.popleft()
+            size += len(waiting[0][0].batch.frame)
+            if batch and size > min(SHARED_BYTES, log.max_batch_bytes):
+                break
+            batch.append(waiting.popleft())
         if not waiting:
             del self._waiting[log]
-        return batch, late
+        return batch
+
+    def _refuse_late(self) -> None:
+        """What waits is answered in time also while every lane waits for a cluster."""
+        while not self._ended.wait(_LOOK_S):
+            with self._changed:
+                late = [(log, appends) for log in list(self._waiting) if (appends := self._take_late(log))]
+            for log, appends in late:
+                for append in appends:
+                    append.error = StorageUnavailable(
+                        f"the posts before this one to Kafka took {self.timeout_s:g} s. Nothing was stored",
+                        topic=log.name,
+                    )
+                self._answer(log, appends)
+
+    def _take_late(self, log: KafkaTopicLog) -> list[Append]:
+        """Posts that would hardly be answered in time. Holds the lock."""
+        waiting, soon = self._waiting[log], time.monotonic() + self._least_s
+        late: list[Append] = []
+        while waiting and waiting[0][1] < soon:
+            late.append(waiting.popleft()[0])
+        if not waiting:
+            del self._waiting[log]
+            if log in self._ready:
+                self._ready.remove(log)
+            self._changed.notify_all()  # a lane may be waiting for the end
+        return late
 
 
 class _Lane:
@@ -210,9 +223,8 @@ class _Lane:
         for each in sent:  # in the order in which their time is over
             if producer.flush(max(each.deadline + SLACK_S - time.monotonic(), 0)) == 0:
                 break
-            if not each.is_told:
-                each.settle(log)
-                answer(log, [each.append])
+            each.settle(log)
+            answer(log, [each.append])
         producer.flush(self._timeout_s + 5)
         for each in sent:
             if not each.append.done:
@@ -237,12 +249,6 @@ class _Sent:
         self.last: int | None = None
         self.failed: FlashQError | KafkaError | None = None
         self.is_fatal = False
-
-    @property
-    def is_told(self) -> bool:
-        """Whether Kafka has said what became of all of it."""
-        is_whole = self.first is not None and (self.append.batch.count == 1 or self.last is not None)
-        return is_whole or self.failed is not None
 
     def produce(self, producer: Producer, topic: str) -> None:
         rows, self.rows = self.rows, []

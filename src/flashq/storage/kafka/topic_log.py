@@ -26,7 +26,8 @@ from flashq.storage.keys import PostKeys
 KEY_LOOK_BACK = 100_000
 """Records in which a repeated idempotency key is found again, counted from the end of the topic."""
 UNKNOWN_S = 120.0
-"""After which a post that was never confirmed cannot arrive any more: brokers have given up on it, too."""
+"""After which, and the time that messages have, a post that was never confirmed cannot arrive any more: librdkafka has
+given up on it, and brokers have, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +210,7 @@ class KafkaTopicLog(TopicLog):
 
     def _forget_unconfirmed(self, key_hash: bytes) -> None:
         ended = self._unconfirmed.get(key_hash)
-        if ended is not None and time.monotonic() - ended > UNKNOWN_S:
+        if ended is not None and time.monotonic() - ended > self._parts.lanes.timeout_s + UNKNOWN_S:
             del self._unconfirmed[key_hash]
             self._keys.release(key_hash)
 
