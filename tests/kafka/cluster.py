@@ -6,6 +6,7 @@ none outlives its cluster.
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import socket
@@ -73,9 +74,11 @@ def missing_tools() -> bool:
 
 
 def fetch_jars() -> None:
-    """Have the jars, from Maven's repository the first time."""
-    if any(_JARS.glob("kafka_*.jar")):
+    """Have the jars of the version in pom.xml, from Maven's repository the first time."""
+    (version,) = re.findall(r"<kafka\.version>(.+)</kafka\.version>", (_HERE / "pom.xml").read_text())
+    if (_JARS / f"kafka_2.13-{version}.jar").exists():
         return
+    shutil.rmtree(_JARS, ignore_errors=True)
     maven = ["mvn", "--quiet", "--batch-mode", "--file", str(_HERE / "pom.xml"), "package"]
     subprocess.run(maven, check=True, stdin=subprocess.DEVNULL, timeout=600)
 

@@ -26,7 +26,7 @@ def server(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def consumed(cluster: Cluster, topic: str, count: int) -> list[str]:
     """What the console consumer prints of the first records: key, headers and value."""
     printed = ["print.key=true", "print.headers=true", "print.offset=true"]
-    properties = [each for name in printed for each in ("--property", name)]
+    properties = [each for name in printed for each in ("--formatter-property", name)]
     where = ["--bootstrap-server", cluster.bootstrap, "--topic", topic, "--partition", "0", "--offset", "0"]
     return cluster.tool(CONSOLE_CONSUMER, *where, "--max-messages", str(count), *properties).splitlines()
 
@@ -42,7 +42,7 @@ def test_the_console_consumer_reads_what_was_posted_over_http(cluster: Cluster, 
 
 def test_records_of_the_console_producer_are_polled_over_http(cluster: Cluster, server: Process) -> None:
     server.post("produced", "before")
-    keyed = ["--property", "parse.key=true", "--property", "key.separator=:"]
+    keyed = ["--reader-property", "parse.key=true", "--reader-property", "key.separator=:"]
     where = ["--bootstrap-server", cluster.bootstrap, "--topic", "produced"]
     cluster.tool(CONSOLE_PRODUCER, *where, *keyed, give="a:first\nb:second\n")
     found = server.poll("produced")
