@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from confluent_kafka import KafkaError, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from flashq import ConfigurationError, FlashQ
 from flashq.batch import Batch, encode, encode_stored, hash_of_key
 from flashq.broker.decoding import offset_after
-from flashq.errors import NotConfirmed
+from flashq.errors import Closed, NotConfirmed, StorageUnavailable
 from flashq.storage.interface import Append
 from flashq.storage.kafka import lanes
 from flashq.storage.kafka.cache import Cache
 from flashq.storage.kafka.config import KafkaConfig, read_config_file
 from flashq.storage.kafka.errors import refused
+from flashq.storage.kafka.group_deletion import GroupDeletion
 from flashq.storage.kafka.lanes import MAX_LANES, Lanes
 from flashq.storage.kafka.reader import Readers
 from flashq.storage.kafka.runs import POST_HEADER, Runs, rows_of
@@ -278,3 +280,26 @@ def test_a_post_that_follows_the_refusal_of_another_is_answered_too(dead_lanes: 
     for append in (first, late, again):
         completions.settle(append)
         assert append.error is not None
+
+
+# -- deleting groups
+
+
+def test_a_deletion_that_others_keep_waiting_says_that_nothing_was_done() -> None:
+    deletion = GroupDeletion({})
+    with deletion._asking, pytest.raises(StorageUnavailable, match="Nothing was done") as waited:
+        deletion.delete("g", 0.05)
+    assert waited.value.outcome == "not_applied"
+    deletion.close()
+    with pytest.raises(Closed):
+        deletion.delete("g", 0.05)
+
+
+def test_a_helper_that_cannot_be_asked_is_a_lost_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    deletion = GroupDeletion({})
+    for _ in range(2):
+        with pytest.raises(KafkaException) as lost:
+            deletion.delete("g", 1.0)
+        assert lost.value.args[0].code() == KafkaError._TRANSPORT
+    deletion.close()
