@@ -138,7 +138,7 @@ def with_fields(response: Response, fields: Fields) -> Response:
     return Response(response.status, response.body, response.content_type, headers, response.stream)
 
 
-class Deferred(msgspec.Struct, eq=False):
+class Deferred(msgspec.Struct, eq=False, kw_only=True):
     """An answer that comes later. The handler returns it; someone calls `send` once, on the loop's thread.
 
     `on_abandon` is called if the client goes away before the answer was sent: nobody waits any more.

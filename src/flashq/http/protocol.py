@@ -131,7 +131,8 @@ class Connection(AnswerQueue):
                         self._transport.write(encode_whole(answer))
                         return
                 elif answer.response is None:
-                    answer.head, answer.on_ready = head, self._ready
+                    answer.on_ready = self._ready_plain
+                    answer.head = head
                     self._queue.append(answer)
                     if len(self._queue) >= self._limits.max_pipelined:
                         self._fresh = False
@@ -352,17 +353,20 @@ class Connection(AnswerQueue):
             self._fail(ProtocolError(400, "bad_request", "the request is incomplete"))
         self._reading = _NOTHING
 
-    def _ready(self, deferred: Deferred) -> None:
-        head, response = deferred.head, deferred.response
+    def _ready_plain(self, deferred: Deferred) -> None:
+        """The answer to a plain request without a charge: most often, it has been the only one since."""
+        response = deferred.response
         assert response is not None
-        alone = self._fresh and len(self._queue) == 1 and not deferred.charge
-        if alone and head is not None and head.plain and response.stream is None:
+        if self._fresh and len(self._queue) == 1 and response.stream is None:
             self._queue.clear()
             self._transport.write(encode_whole(response))
         else:
-            super()._ready(deferred)
-            if deferred.alone:
-                self._run()  # also if its own answer is not to go out yet
+            self._ready(deferred)
+
+    def _ready(self, deferred: Deferred) -> None:
+        super()._ready(deferred)
+        if deferred.alone:
+            self._run()  # also if its own answer is not to go out yet
 
     def _released(self, charge: int) -> None:
         self._server.room.give_back(charge)

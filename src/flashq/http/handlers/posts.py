@@ -69,7 +69,7 @@ class PostHandler:
                 records = decode_post(request.body).records
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 records = read_json(request, decode_post).records  # which tells what is wrong with it
-            post = _Post(request=request, rows=to_rows(records), body=posted_body, terms=None)
+            post = _Post(request, to_rows(records), posted_body, None)
             log = backend.topics.get(topic)
             if log is None or topic in held:
                 self._wait_for_topic(post, topic)
@@ -83,7 +83,7 @@ class PostHandler:
         """A post of lines, on terms, or whose content type has parameters or is none of ours."""
         rows, body = _read(request)
         terms = self._terms(request) if has_terms else None
-        post = _Post(request=request, rows=rows, body=body, terms=terms)
+        post = _Post(request, rows, body, terms)
         log = self._flashq.backend.topics.get(topic)
         if log is None or topic in self._held:
             self._wait_for_topic(post, topic)
@@ -199,7 +199,7 @@ class PostHandler:
             raise StorageFailed(f"the topic cannot be opened: {error.strerror or error}. Nothing was stored") from error
 
 
-class _Post(Deferred, kw_only=True, eq=False):
+class _Post(Deferred, eq=False):
     """The answer to one request: its records, how it is written, what the request asks for beyond being stored."""
 
     request: Request
