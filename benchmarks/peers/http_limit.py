@@ -126,7 +126,10 @@ class Connection(asyncio.Protocol):
         self.body += chunk
 
     def on_message_complete(self) -> None:
-        body = answer_to(self.body) if self.body else latest()
+        self.answer(self.body)
+
+    def answer(self, posted: bytes) -> None:
+        body = answer_to(posted) if posted else latest()
         head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
         self.transport.write(head + body)
 

@@ -11,6 +11,7 @@ from benchmarks.peers import disk
 from benchmarks.peers.flashq_server import FlashQServer
 from benchmarks.peers.nats import NATS
 from benchmarks.peers.redis import Redis
+from benchmarks.peers.synced_http import SyncedHTTP
 from benchmarks.rows.servers import Field, serving
 
 CONNECTIONS = 32
@@ -21,7 +22,7 @@ WANTED = 6.0  # fdatasyncs
 def durable(effort: Effort) -> Iterator[Row]:
     """The p99 from when a post was due to its answer, in fdatasyncs of the same disk in the same round: waiting for the
     one under way, then for one's own, is two."""
-    with serving([FlashQServer(), Redis(), NATS()], "always") as field:
+    with serving([FlashQServer(), Redis(), NATS(), SyncedHTTP()], "always") as field:
         yield compare(
             "latency/always",
             f"single posts, always, {CONNECTIONS} connections, at half the full rate, p99",

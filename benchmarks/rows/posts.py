@@ -11,6 +11,7 @@ from benchmarks.peers.http_limit import HTTPLimit
 from benchmarks.peers.nats import NATS
 from benchmarks.peers.redis import Redis
 from benchmarks.peers.starlette_app import Starlette
+from benchmarks.peers.synced_http import SyncedHTTP
 from benchmarks.rows.servers import serving
 
 SIZE = 100
@@ -19,10 +20,13 @@ LIMIT_WANTED = {"memory": 0.8, "periodic": 0.75}
 
 
 def single(durability: Durability, connections: int, effort: Effort) -> Iterator[Row]:
-    """One record a request. Redis and NATS speak no HTTP; the bare server and Starlette keep nothing."""
+    """One record a request. Redis and NATS speak no HTTP; the bare server and Starlette keep nothing, the synced
+    one has its records in a file that nobody can read."""
     peers: list[Peer] = [FlashQServer(), Redis(), NATS(), HTTPLimit()]
     if durability == "memory":
         peers.append(Starlette())
+    elif durability == "always":
+        peers.append(SyncedHTTP())
     wanted = {}
     if connections in (32, 128):
         wanted[Redis.name] = 1.0
