@@ -6,8 +6,10 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import flashq as package
 from flashq.api.errors import STATUS
 from flashq.cli import exit_codes
 from tests.docs.walk import ROOT, SHOWN_SERVER, without_times
-from tests.server.running import serving
+from tests.server.running import JSON, ask, serving
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 
@@ -54,6 +56,27 @@ def test_the_readme_begins_with_the_two_commands_and_make_knows_them() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(r"^serve:", makefile, re.MULTILINE)
     assert re.search(r"^test:", makefile, re.MULTILINE)
+
+
+@pytest.mark.skipif(not (ROOT / ".venv" / ".ready").exists(), reason="the tests were not started by make")
+def test_make_serve_serves(tmp_path: Path) -> None:
+    arguments = f"ARGS=--port 0 --data-dir {tmp_path / 'data'}"
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        make = subprocess.Popen(
+            ["make", "serve", arguments], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 20
+        while not (said := re.search(r'"address": "\S+:(\d+)"', log.read_text(encoding="utf-8"))):
+            assert make.poll() is None, log.read_text(encoding="utf-8")
+            assert time.monotonic() < deadline, log.read_text(encoding="utf-8")
+            time.sleep(0.05)
+        answer = ask(int(said[1]), "POST", "/topics/t/records", b'{"records":[{"value":"v"}]}', JSON)
+        assert (answer.status, answer.json()["offsets"][0]["offset"]) == (200, 0)
+    finally:
+        os.killpg(make.pid, signal.SIGTERM)
+        make.wait(20)
 
 
 def test_the_embedded_example_of_the_readme_prints_what_it_shows(tmp_path: Path) -> None:
