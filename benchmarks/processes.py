@@ -32,10 +32,17 @@ class Server:
 
     def resident(self) -> int:
         """Bytes of memory it holds now."""
+        return self._status("VmRSS")
+
+    def most_resident(self) -> int:
+        """Bytes of memory it has held at most."""
+        return self._status("VmHWM")
+
+    def _status(self, name: str) -> int:
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS"):
+            if line.startswith(name):
                 return int(line.split()[1]) * 1024
-        raise LookupError(f"process {self.pid} tells no VmRSS")
+        raise LookupError(f"process {self.pid} tells no {name}")
 
 
 @contextlib.contextmanager

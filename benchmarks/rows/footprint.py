@@ -64,16 +64,15 @@ def _read_through(read: int) -> Figures:
                 flashq.post_records(TOPIC, [value(1000)] * 1000)
         with FlashQServer().serving("periodic", directory) as server:
             idle = server.resident()
-            return {"grown_mib": (_peak_while_read(server) - idle) / MIB}
+            return {"grown_mib": (_most_while_read(server) - idle) / MIB}
 
 
-def _peak_while_read(server: Server) -> int:
+def _most_while_read(server: Server) -> int:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    offset = peak = 0
+    offset = 0
     while True:
         connection.request("GET", f"/topics/{TOPIC}/records?from_offset={offset}&max_records=10000")
         answer = json.loads(connection.getresponse().read())
-        peak = max(peak, server.resident())
         if not answer["records"]:
-            return peak
+            return server.most_resident()
         offset = answer["next_offset"]

@@ -16,7 +16,14 @@ from benchmarks.rows.servers import serving
 
 SIZE = 100
 CONNECTIONS = (1, 32, 128, 512)
-LIMIT_WANTED = {"memory": 0.8, "periodic": 0.75}
+LIMIT_WANTED = {
+    ("memory", 32): 0.8,
+    ("memory", 128): 0.8,
+    ("periodic", 32): 0.75,
+    ("periodic", 128): 0.75,
+    ("always", 32): 0.35,
+    ("always", 128): 0.5,
+}
 
 
 def single(durability: Durability, connections: int, effort: Effort) -> Iterator[Row]:
@@ -30,8 +37,7 @@ def single(durability: Durability, connections: int, effort: Effort) -> Iterator
     wanted = {}
     if connections in (32, 128):
         wanted[Redis.name] = 1.0
-        if durability in LIMIT_WANTED:
-            wanted[HTTPLimit.name] = LIMIT_WANTED[durability]
+        wanted[HTTPLimit.name] = LIMIT_WANTED[durability, connections]
     with serving(peers, durability) as field:
         loads = {peer.name: peer.post(1, SIZE) for peer in peers}
         contenders = field.race_to_post(loads, connections, effort)
