@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,41 +39,49 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_server_of_many_topics_and_groups_starts_soon_rests_in_little_and_takes_a_post_to_each(
     data_dir: Path,
 ) -> None:
-    with serving(data_dir) as server:
-        started = told(server, "empty, after a clean stop")
-        assert started["seconds"] < START_S
-        assert started["bytes"] < IDLE_BYTES
-        assert started["descriptors"] < IDLE_DESCRIPTORS
+    with started(data_dir, "empty, after a clean stop") as (server, found):
+        assert found["seconds"] < START_S
+        assert found["bytes"] < IDLE_BYTES
+        assert found["descriptors"] < IDLE_DESCRIPTORS
         begun = time.monotonic()
         ask_each(server.port, "/topics/t{}/records", {"records": [{"value": "x"}]})
         posted_s = time.monotonic() - begun
         ask_each(server.port, "/consumer/g{0}/topics/t{0}/offset", {"offset": 1})
         print(f"one post to each: {posted_s:.1f} s, one commit of each: {time.monotonic() - begun - posted_s:.1f} s")
-        assert told(server, "after them")["bytes"] < IDLE_BYTES
+        assert rest(server)["bytes"] < IDLE_BYTES
         assert server.stop() == 0
-    with serving(data_dir) as server:
-        assert told(server, "a record in each, after a clean stop")["seconds"] < START_S
+    with started(data_dir, "a record in each, after a clean stop") as (server, found):
+        assert found["seconds"] < START_S
         server.kill()
-    with serving(data_dir) as server:
-        after_kill = told(server, "a record in each, after kill -9")
-        assert after_kill["seconds"] < START_S
-        assert after_kill["bytes"] < IDLE_BYTES
+    with started(data_dir, "a record in each, after kill -9") as (server, found):
+        assert found["seconds"] < START_S
+        assert found["bytes"] < IDLE_BYTES
         for number in (0, MANY // 2, MANY - 1):
             assert server.poll(f"t{number}", from_offset=0)["high_water_mark"] == 1
             assert server.ask("GET", f"/consumer/g{number}/topics/t{number}/offset").json()["committed_offset"] == 1
 
 
-def told(server: Process, when: str) -> dict[str, float]:
-    """What a start and rest take: seconds to open, resident bytes, descriptors."""
+@contextmanager
+def started(data_dir: Path, when: str) -> Iterator[tuple[Process, dict[str, float]]]:
+    """A server, and what its start and rest take: seconds from no process to one that listens, and `rest`."""
+    begun = time.monotonic()
+    with serving(data_dir) as server:
+        found = {"seconds": time.monotonic() - begun} | rest(server)
+        opened = server.events("listening")[0]["opened_in_s"]
+        print(
+            f"\n{when}: started in {found['seconds']:.1f} s, {opened:.1f} of them opening;"
+            f" {found['bytes'] / 1e6:.0f} MB, {found['descriptors']} descriptors"
+        )
+        yield server, found
+
+
+def rest(server: Process) -> dict[str, float]:
+    """Resident bytes and descriptors, a moment later."""
     time.sleep(1)
-    found = {
-        "seconds": float(server.events("listening")[0]["opened_in_s"]),
+    return {
         "bytes": int(Path(f"/proc/{server.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"),
         "descriptors": len(os.listdir(f"/proc/{server.pid}/fd")),
     }
-    seconds, size, descriptors = found["seconds"], found["bytes"], found["descriptors"]
-    print(f"\n{when}: opened in {seconds:.1f} s, {size / 1e6:.0f} MB, {descriptors} descriptors")
-    return found
 
 
 def ask_each(port: int, path: str, body: object) -> None:
