@@ -85,16 +85,16 @@ class Row(msgspec.Struct):
         return self.contenders[0]
 
 
-def interleave(work: Mapping[str, Work], effort: Effort) -> list[Contender]:
+def interleave(work: Mapping[str, Work], effort: Effort, figure: str = "rate") -> list[Contender]:
     """Each contender once a round, every other round in reverse, so that a noisy minute hits all of them and nobody
-    always goes first. Up to twice the rounds while their rates are too noisy to compare, unless in a hurry. In place of
-    work stands why it cannot be done."""
+    always goes first. Up to twice the rounds while this figure of theirs is too noisy to compare, unless in a hurry. In
+    place of work stands why it cannot be done."""
     found = {
         name: Contender(name, missing=run) if isinstance(run, str) else Contender(name) for name, run in work.items()
     }
     number = 0
     most = effort.rounds if effort.quick else 2 * effort.rounds
-    while number < effort.rounds or (number < most and _is_noisy(list(found.values()))):
+    while number < effort.rounds or (number < most and _is_noisy(list(found.values()), figure)):
         for name in list(work)[:: -1 if number % 2 else 1]:
             run = work[name]
             if not isinstance(run, str):
@@ -153,8 +153,8 @@ def spread(values: list[float]) -> float:
     return (high - low) / statistics.median(values)
 
 
-def _is_noisy(contenders: list[Contender]) -> bool:
-    ours, *others = [[figures.get("rate", 1.0) for figures in each.rounds] for each in contenders if each.rounds]
+def _is_noisy(contenders: list[Contender], figure: str) -> bool:
+    ours, *others = [[figures.get(figure, 1.0) for figures in each.rounds] for each in contenders if each.rounds]
     return any(spread([a / b for a, b in zip(ours, theirs, strict=True)]) > NOISE_BOUND for theirs in others)
 
 

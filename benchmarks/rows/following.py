@@ -32,7 +32,7 @@ def group(durability: Durability, effort: Effort) -> Iterator[Row]:
             f"follow/{durability}/1000",
             f"post to group, {durability}, {RATE:,}/s, p50",
             "us",
-            field.each(partial(_followed, field, "group", 1, RATE, effort), effort),
+            field.each(partial(_followed, field, "group", 1, RATE, effort), effort, figure="p50_us"),
             bounds={"1 ms": 1000},
             figure="p50_us",
             less_is_better=True,
@@ -54,7 +54,7 @@ def fan_out(readers: int, effort: Effort) -> Iterator[Row]:
             f"fan-out/{readers}",
             f"post to {readers} stream{'s' * (readers > 1)}, {FAN_OUT_RATE}/s, p99",
             "us",
-            field.each(partial(_followed, field, "stream", readers, FAN_OUT_RATE, effort), effort),
+            field.each(partial(_followed, field, "stream", readers, FAN_OUT_RATE, effort), effort, figure="p99_us"),
             figure="p99_us",
             less_is_better=True,
         )

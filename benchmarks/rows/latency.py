@@ -27,7 +27,7 @@ def durable(effort: Effort) -> Iterator[Row]:
             "latency/always",
             f"single posts, always, {CONNECTIONS} connections, at half the full rate, p99",
             "fdatasyncs",
-            field.each(partial(_half_busy, field, effort), effort),
+            field.each(partial(_half_busy, field, effort), effort, figure="p99_fdatasyncs"),
             bounds={f"{WANTED:.0f} fdatasyncs": WANTED},
             figure="p99_fdatasyncs",
             less_is_better=True,

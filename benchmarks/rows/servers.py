@@ -48,11 +48,15 @@ class Field:
         return self.each(post, effort, limits)
 
     def each(
-        self, run: Callable[[str], Figures], effort: Effort, limits: Mapping[str, Work] | None = None
+        self,
+        run: Callable[[str], Figures],
+        effort: Effort,
+        limits: Mapping[str, Work] | None = None,
+        figure: str = "rate",
     ) -> list[Contender]:
-        """One run for each contender in each round, given its name."""
+        """One run for each contender in each round, given its name; `figure` is what the row compares."""
         work: dict[str, Work] = {name: self.missing[name] or partial(run, name) for name in self.peers}
-        return interleave(work | dict(limits or {}), effort)
+        return interleave(work | dict(limits or {}), effort, figure)
 
 
 @contextlib.contextmanager

@@ -67,6 +67,16 @@ def test_without_our_own_figures_every_comparison_is_missing() -> None:
     assert "no C compiler" in table([row], {})
 
 
+def test_noise_is_that_of_the_figure_a_row_compares() -> None:
+    p99 = cycle([1.0, 9.0, 2.0, 30.0])
+    work: dict[str, Work] = {
+        "FlashQ": lambda: {"rate": 1.0, "p99_us": next(p99)},
+        "peer": lambda: {"rate": 1.0, "p99_us": 1.0},
+    }
+    assert len(interleave(work, EFFORT)[0].rounds) == EFFORT.rounds
+    assert len(interleave(work, EFFORT, "p99_us")[0].rounds) == 2 * EFFORT.rounds
+
+
 def test_where_less_is_better_a_ratio_above_one_is_still_ours() -> None:
     contenders = interleave({"FlashQ": _rates(2.0), "peer": _rates(6.0)}, EFFORT)
     row = compare("key", "a row", "ms", contenders, bounds={"3 ms": 3.0}, less_is_better=True)
