@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
+from flashq import batch
 from flashq.errors import DataCorruption, UnsupportedFormat
 from flashq.storage.file import index as index_file
 from flashq.storage.file.disk import Disk
@@ -89,6 +91,87 @@ def swapped_pages(data: bytes) -> Iterator[bytes]:
         swapped = list(pages)
         swapped[one], swapped[other] = swapped[other], swapped[one]
         yield b"".join(swapped)
+
+
+class SmallSealed:
+    """A closed directory with a topic of two segments: the first, sealed, has a frame of one record, one of two, and
+    one of one; the second, one record."""
+
+    def __init__(self, directory: Path, *, keep_index: bool) -> None:
+        self.values = [b"one", b"two", b"three", b"four", b"in the next"]
+        self.directory = directory
+        self.path = segment_of(directory)
+        self.ends = [0] * 4  # of the frame that holds each of the sealed records
+        with open_at(directory) as flashq:
+            for first, last in ((0, 0), (1, 2), (3, 3)):
+                flashq.post_records("t", self.values[first : last + 1])
+                self.ends[first : last + 1] = [self.path.stat().st_size] * (last + 1 - first)
+            log = flashq.log("t")
+            log.journal.roll_now(log._segments[-1])  # type: ignore[attr-defined]
+            flashq.post_record("t", self.values[-1])
+        self.data = self.path.read_bytes()
+        assert len(self.data) == self.ends[-1]
+        if not keep_index:
+            self.path.with_suffix(".index").unlink()
+
+    def expect_right_or_refused(self, data: bytes) -> None:
+        """Whole frames before the first changed byte are read, those of its own frame refused, later ones either."""
+        self.path.write_bytes(data)
+        changed = next((at for at, byte in enumerate(data) if byte != self.data[at]), len(data))
+        refused: dict[int, object] = {}  # the topic that the error names, by offset
+        with open_at(self.directory) as flashq:
+            for offset in range(len(self.values)):
+                try:
+                    records = flashq.poll_records("t", from_offset=offset)
+                except DataCorruption as damaged:
+                    refused[offset] = damaged.details["topic"]
+                else:
+                    assert records
+                    assert [record.value for record in records] == self.values[offset : records.next_offset], changed
+        whole = sum(end <= changed for end in self.ends)
+        changed_frame = {offset for offset, end in enumerate(self.ends) if end in self.ends[whole : whole + 1]}
+        assert changed_frame <= refused.keys() <= set(range(whole, 4)), changed
+        assert set(refused.values()) <= {"t"}
+        assert self.path.read_bytes() == data
+
+
+@pytest.fixture(params=[True, False], ids=["index", "no index"])
+def sealed(request: pytest.FixtureRequest, tmp_path: Path) -> SmallSealed:
+    return SmallSealed(tmp_path / "data", keep_index=request.param)
+
+
+def test_a_sealed_segment_with_any_bit_flipped_or_cut_anywhere_is_read_right_or_refused(sealed: SmallSealed) -> None:
+    for changed in (*flips(sealed.data), *cuts(sealed.data)):
+        sealed.expect_right_or_refused(changed)
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every CRC-32C is the one that is stated, from here on: nothing can be posted."""
+    monkeypatch.setattr(batch, "crc32c", lambda data, before=0: ANY)
+
+
+def one_bit_of_one(data: bytes) -> bytes:
+    return data.replace(b"one", b"ond")
+
+
+def test_the_check_of_a_sealed_segment_s_bits_fails_where_no_crc_is_checked(
+    sealed: SmallSealed, unchecked: None
+) -> None:
+    sealed.expect_right_or_refused(sealed.data)
+    with pytest.raises(AssertionError, match="b'ond'"):
+        sealed.expect_right_or_refused(one_bit_of_one(sealed.data))
+
+
+def test_the_check_of_an_active_segment_s_bits_fails_where_no_crc_is_checked(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    it = Written(tmp_path / "data", [["one"], ["two"]])
+    it.with_data(one_bit_of_one(it.data))
+    it.expect_damage(0, "the CRC is checked")
+    request.getfixturevalue("unchecked")
+    with pytest.raises(AssertionError, match="'healthy' == 'degraded'"):
+        it.expect_damage(0, "no CRC is checked")
 
 
 @pytest.mark.parametrize("which", [1, -1], ids=["sealed", "active"])
