@@ -24,6 +24,8 @@ from tests.storage.crashing_disk import Nth, abandon
 
 NO_SPACE = Fault(errno.ENOSPC)
 BROKEN = Fault(errno.EIO)
+FULL = [errno.ENOSPC, errno.EDQUOT, errno.EFBIG]
+"""The disk, what its user may have of it, and what a file may be: each is no room, and no broken disk."""
 ANY_WRITE = ("write", "create", "truncate", "mkdir", "rename")
 
 
@@ -85,15 +87,16 @@ def row(value: bytes) -> list[Row]:
     return [(None, value, NO_HEADERS)]
 
 
+@pytest.mark.parametrize("full", FULL, ids=errno.errorcode.get)
 @pytest.mark.parametrize("mode", SYNC_MODES)
 @pytest.mark.parametrize("written", [0, 1, 30, 90, 10_000])
 def test_a_full_disk_refuses_the_post_whole_and_goes_on_when_there_is_room(
-    rig: Callable[..., Rig], mode: SyncMode, written: int
+    rig: Callable[..., Rig], mode: SyncMode, written: int, full: int
 ) -> None:
     it = rig(mode)
     it.flashq.post_record("t", "first")
     size = it.log().size_bytes
-    it.disk.decide = Nth(1, Fault(errno.ENOSPC, written), "write", onwards=True)
+    it.disk.decide = Nth(1, Fault(full, written), "write", onwards=True)
     for _ in range(3):
         with pytest.raises(StorageFull) as refused:
             it.flashq.post_records("t", ["refused", "refused too"])
@@ -108,14 +111,15 @@ def test_a_full_disk_refuses_the_post_whole_and_goes_on_when_there_is_room(
     assert it.values() == [b"first", b"second"]
 
 
+@pytest.mark.parametrize("full", FULL, ids=errno.errorcode.get)
 @pytest.mark.parametrize("mode", SYNC_MODES)
 def test_no_room_at_any_call_leaves_dense_offsets_and_all_that_was_acknowledged(
-    tmp_path: Path, mode: SyncMode, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, mode: SyncMode, full: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consumer_group, "_COMPACT_BYTES", 500)
     for nth in range(1, 200):
         it = Rig(tmp_path / str(nth), mode, segment_bytes=1024)
-        it.disk.decide = fault = Nth(nth, Fault(errno.ENOSPC, 40), *ANY_WRITE)
+        it.disk.decide = fault = Nth(nth, Fault(full, 40), *ANY_WRITE)
         told: list[bytes] = []
         committed = 0
         group = topic = False
@@ -269,13 +273,14 @@ def test_one_line_is_logged_when_a_log_stops(rig: Callable[..., Rig], caplog: py
     assert sum("storage_failed" in record.message for record in caplog.records) == 1
 
 
+@pytest.mark.parametrize("full", FULL, ids=errno.errorcode.get)
 @pytest.mark.parametrize("operation", ["create", "truncate", "sync", "sync_directory"])
-def test_a_roll_without_room_refuses_and_then_recovers(rig: Callable[..., Rig], operation: str) -> None:
+def test_a_roll_without_room_refuses_and_then_recovers(rig: Callable[..., Rig], operation: str, full: int) -> None:
     it = rig(segment_bytes=1024)
     told = [b"x" * 1100]
     it.flashq.post_record("t", told[0])
     it.disk.decide = lambda called, path: (
-        NO_SPACE if called == operation and f"{1:020}" in path + f"{1:020}" * (called == "sync_directory") else None
+        Fault(full) if called == operation and f"{1:020}" in path + f"{1:020}" * (called == "sync_directory") else None
     )
     for _ in range(3):
         with pytest.raises(StorageFull) as refused:
@@ -289,15 +294,16 @@ def test_a_roll_without_room_refuses_and_then_recovers(rig: Callable[..., Rig], 
         it.reopen()
 
 
+@pytest.mark.parametrize("full", FULL, ids=errno.errorcode.get)
 @pytest.mark.parametrize("operation", ["create", "truncate", "sync", "sync_directory"])
 def test_sealing_an_expired_segment_without_room_loses_nothing_posted_afterwards(
-    rig: Callable[..., Rig], operation: str
+    rig: Callable[..., Rig], operation: str, full: int
 ) -> None:
     it = rig("periodic")
     it.flashq.post_record("t", "old")
     it.flashq.log("t").configure(TopicConfig(retention_ms=1000))
     it.disk.decide = lambda called, path: (
-        NO_SPACE if called == operation and (f"{1:020}" in path or called == "sync_directory") else None
+        Fault(full) if called == operation and (f"{1:020}" in path or called == "sync_directory") else None
     )
     it.flashq.log("t").retain(1 << 50)
     it.disk.decide = None
@@ -373,7 +379,7 @@ def test_under_periodic_a_sync_that_is_overdue_holds_posts_back(tmp_path: Path) 
     flashq.close()
 
 
-@pytest.mark.parametrize("fault", [NO_SPACE, BROKEN])
+@pytest.mark.parametrize("fault", [*map(Fault, FULL), BROKEN])
 def test_a_compaction_that_fails_keeps_the_last_commit(
     rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
@@ -396,7 +402,7 @@ def test_a_compaction_that_fails_keeps_the_last_commit(
         assert refused > 0
         assert it.flashq.consumer_group_offset(group, "t") == committed
         it.disk.decide = None
-        if fault is NO_SPACE:
+        if fault is not BROKEN:
             it.flashq.commit_offset(group, "t", 45)
             committed = 45
         it.reopen()
