@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -272,6 +273,20 @@ def test_opening_again_changes_nothing(written: Written) -> None:
         once = snapshot(written.directory)
         open_at(written.directory).close()
         assert snapshot(written.directory) == once
+
+
+def test_two_tails_torn_at_one_position_in_one_second_are_both_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flashq.storage.file.opening.time.gmtime", lambda: time.struct_time([2026, 1, 1] + [0] * 6))
+    it = Written(tmp_path / "data", [["x"]])
+    tails = [frames_for_later(1)[:-3], frames_for_later(1)[:-2]]
+    for tail in tails:
+        segment_of(it.directory).write_bytes(it.data + tail)
+        open_at(it.directory).close()
+    kept = sorted(segment_of(it.directory).parent.glob("*.torn-*"))
+    assert [path.read_bytes() for path in kept] == tails
+    assert kept[1].name == kept[0].name + "-2"
 
 
 @pytest.mark.parametrize("size", [1, 63, 64, 511, 512, 513, 2048, 100_000])

@@ -6,6 +6,7 @@ Also creating and deleting topics, in an order that leaves something that opens 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import stat
@@ -254,7 +255,7 @@ def _cut_torn_tail(disk: Disk, file: OpenFile, found: Scan, *, what: str, recove
     they are room, or hold no less for being gone."""
     tail = disk.read(file, disk.size(file) - found.end, found.end)
     tail = tail.rstrip(b"\0") or tail
-    kept = f"{file.path}.torn-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{found.end}"
+    kept = _unused(f"{file.path}.torn-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{found.end}")
     disk.replace_file(kept, tail)
     disk.truncate(file, found.end)
     disk.sync(file)
@@ -269,6 +270,12 @@ def _cut_torn_tail(disk: Disk, file: OpenFile, found: Scan, *, what: str, recove
         kept=kept,
         why=found.why,
     )
+
+
+def _unused(path: str) -> str:
+    """This path, or with a number behind it: two starts in one second may cut at one position, and both tails stay."""
+    paths = itertools.chain([path], (f"{path}-{number}" for number in itertools.count(2)))
+    return next(each for each in paths if not os.path.lexists(each))
 
 
 def _move_durably(disk: Disk, old: str, new: str) -> None:
