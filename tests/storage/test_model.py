@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -19,6 +21,7 @@ from hypothesis.stateful import (
 )
 
 from flashq import FlashQ
+from flashq.batch import PREFIX
 from flashq.errors import (
     GroupNotFound,
     IdempotencyKeyReused,
@@ -29,6 +32,7 @@ from flashq.errors import (
 )
 from flashq.storage.file import consumer_group, segment
 from flashq.storage.file.backend import FileBackend
+from flashq.storage.file.consumer_group import FileConsumerGroup
 from flashq.storage.file.topic_log import FileTopicLog
 from flashq.storage.file.verify import verify_directory
 from flashq.storage.interface import SyncMode, TopicConfig
@@ -258,3 +262,48 @@ def make_room_early(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_any_sequence_of_uses_stops_and_crashes_keeps_everything() -> None:
     few = settings(max_examples=150, stateful_step_count=30, deadline=None, print_blob=True)
     run_state_machine_as_test(Model, settings=few)
+
+
+class LosesRecords(Model):
+    """A crash takes the last acknowledged frame of every topic with it."""
+
+    @rule()
+    def crash_and_start(self) -> None:
+        logs, groups = self.lossy_logs(), self.backend.groups.values()
+        abandon(self.backend)
+        for log in logs:
+            cut_last_frame(Path(log.journal.segment.path), log.journal.segment.size, keep_first=log in groups)
+        self.open()
+
+    def lossy_logs(self) -> list[FileTopicLog | FileConsumerGroup]:
+        return [log for log in self.backend.topics.values() if isinstance(log, FileTopicLog)]
+
+
+class LosesCommits(LosesRecords):
+    """A crash takes the last acknowledged frame of every group with it, unless that holds the group's name."""
+
+    def lossy_logs(self) -> list[FileTopicLog | FileConsumerGroup]:
+        return [group for group in self.backend.groups.values() if isinstance(group, FileConsumerGroup)]
+
+
+def cut_last_frame(path: Path, size: int, *, keep_first: bool) -> None:
+    data, last, end = path.read_bytes(), 0, 0
+    while end < size:
+        last, end = end, end + PREFIX.size + PREFIX.unpack_from(data, end)[0]
+    if last or not keep_first:
+        os.truncate(path, last)
+
+
+@pytest.mark.parametrize(("model", "found"), [(LosesRecords, "next_offset"), (LosesCommits, "consumer_group_offset")])
+def test_a_crash_that_loses_an_acknowledged_frame_is_found(model: type[Model], found: str) -> None:
+    until_found = settings(
+        max_examples=150,
+        stateful_step_count=30,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        report_multiple_bugs=False,
+    )
+    with pytest.raises(AssertionError, match=found):
+        run_state_machine_as_test(model, settings=until_found)
