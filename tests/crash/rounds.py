@@ -47,6 +47,7 @@ class Summary:
     records: int = 0
     reads: int = 0
     changes: int = 0
+    past_window: int = 0
     segments: int = 0
     tails_torn: int = 0
     torn_tails: int = 0
@@ -64,6 +65,7 @@ class Summary:
             f"{self.segments} segments",
             f"{self.reads} reads",
             f"{self.changes} commits, creations and deletions",
+            *([f"{self.past_window} loads past the window"] if self.past_window else []),
             f"{self.restarts} restarts",
             f"{self.torn_tails} torn tails found ({self.tails_torn} made)",
             f"{len(self.violations)} violations",
@@ -82,6 +84,7 @@ class Summary:
         self.reads += len(finished.reads)
         self.changes += sum(map(len, finished.things.values()))
         self.segments += sum(1 for _ in data_dir.rglob("*.log"))
+        self.past_window += rounds.past_window
         self.tails_torn += rounds.tails_torn
         self.torn_tails += sum(1 for _ in data_dir.rglob("*.torn-*"))
 
@@ -145,7 +148,8 @@ class Plan:
     The load runs up to `longest_load_s` past its first acknowledgement before the fault. `ends_in_good_order` adds a
     SIGTERM, a start and a check after the last round of a data set. `tears` has some faults leave a torn tail.
     `is_plain`: the server knows nothing but records. `may_lose`: the fault may take the end of the log, as far back as
-    `window_s`. `tamper`: what a proxy between load and server does, in a control.
+    `window_s`; if that is a time, the load of every other round goes on well past it, so that there is much the fault
+    must leave. `tamper`: what a proxy between load and server does, in a control.
     """
 
     rounds: int
@@ -208,6 +212,7 @@ class Rounds:
         self.path = directory / "history.jsonl"
         self.machine = machine
         self.done = 0
+        self.past_window = 0
         self.tails_torn = 0
         self.stored: list[StoredRecord] = []
 
@@ -240,12 +245,20 @@ class Rounds:
             with load_process(options) as load:
                 if self.done > 0 or self._choices.random() < 0.7:
                     wait_until_loading(load)
-                    time.sleep(self._choices.choice((0.02, 0.2, self._plan.longest_load_s)) * self._choices.random())
+                    time.sleep(self._load_s())
                 else:
                     time.sleep(LONGEST_FIRST_POST_S * self._choices.random())
                 self.server.fail_if_ended()
                 self.machine.strike(self.server, self._history)
                 wait_until_ended(load)
+
+    def _load_s(self) -> float:
+        """How long the load goes on after its first acknowledgement."""
+        window_s = self._plan.window_s
+        if 0 < window_s < inf and self.done % 2 == 1:
+            self.past_window += 1
+            return window_s * self._choices.uniform(1.5, 3)
+        return self._choices.choice((0.02, 0.2, self._plan.longest_load_s)) * self._choices.random()
 
     @contextmanager
     def _way_to_server(self) -> Iterator[int]:

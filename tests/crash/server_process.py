@@ -60,6 +60,22 @@ def in_a_hurry(command: list[str]) -> list[str]:
     return [sys.executable, "-c", _IN_A_HURRY, *command[1:]]
 
 
+_WITHOUT_BACKGROUND_SYNCS = """
+import sys, threading
+from flashq.cli.main import main
+from flashq.storage.file.disk import Disk
+sync = Disk.sync
+Disk.sync = lambda disk, file: threading.current_thread().name.startswith("flashq-sync") or sync(disk, file)
+Disk.sync_from_loop = lambda disk, loop: None
+sys.exit(main())
+"""
+
+
+def without_background_syncs(command: list[str]) -> list[str]:
+    """The same server, whose threads report every sync of a file as done and make none; a start does make its own."""
+    return [sys.executable, "-c", _WITHOUT_BACKGROUND_SYNCS, *command[1:]]
+
+
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody listened on a moment ago."""
     with socket.socket() as probe:

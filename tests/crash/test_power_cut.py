@@ -13,7 +13,7 @@ from flashq.cli.exit_codes import STORAGE
 from tests.crash.machine import power_cut_machine, why_no_power_cut
 from tests.crash.proxy import forge_an_acknowledgement
 from tests.crash.rounds import Plan, Summary, run_rounds
-from tests.crash.server_process import flashq_command
+from tests.crash.server_process import flashq_command, without_background_syncs
 from tests.crash.strace import why_no_strace, without_syncs
 from tests.crash.violations import Broken
 from tests.server.running import JSON, flashq
@@ -35,11 +35,15 @@ def cut_power(
     seed: int,
     directory: Path,
     wrap: Callable[[list[str]], list[str]] = lambda command: command,
+    segment_bytes: int = 64 * 1024,
 ) -> Summary:
     return run_rounds(
         f"{sync_mode}-power",
         lambda data_dir: wrap(
-            [*flashq_command(data_dir, sync_mode=sync_mode), "--sync-interval-s", str(SYNC_INTERVAL_S)]
+            [
+                *flashq_command(data_dir, sync_mode=sync_mode, segment_bytes=segment_bytes),
+                *("--sync-interval-s", str(SYNC_INTERVAL_S)),
+            ]
         ),
         plan,
         seed,
@@ -57,6 +61,7 @@ def test_a_power_cut_under_load_takes_only_what_the_mode_says(
     tell(str(summary))
     assert not summary.violations, summary.report()
     assert summary.rounds == cuts
+    assert summary.past_window == (cuts // 2 if sync_mode == "periodic" else 0)
 
 
 @pytest.mark.skipif(bool(why_no_strace()), reason=f"no lying fsync: {why_no_strace()}")
@@ -72,6 +77,19 @@ def test_an_fsync_that_lies_is_found_out_by_a_power_cut(
     summary = cut_power(sync_mode, plan, seed, tmp_path, wrap=without_syncs)
     tell(f"found in round {summary.rounds}: {next(iter(summary.violations), None)}")
     assert broken & {violation.broken for violation in summary.violations}, summary.report()
+
+
+def test_records_older_than_the_window_that_were_not_synced_behind_the_posts_are_found_out_by_a_power_cut(
+    seed: int, tmp_path: Path, tell: Callable[[str], None]
+) -> None:
+    plan = Plan(4, is_plain=True, may_lose=True, window_s=WINDOW_S)
+    one_segment = 256 << 20  # a roll that syncs nothing would leave a gap, which is found out before the window is
+    summary = cut_power("periodic", plan, seed, tmp_path, wrap=without_background_syncs, segment_bytes=one_segment)
+    tell(f"found in round {summary.rounds}: {next(iter(summary.violations), None)}")
+    assert summary.violations, summary.report()
+    for violation in summary.violations:
+        assert violation.broken is Broken.WINDOW, summary.report()
+        assert f"s before the cut, more than {WINDOW_S} s; the log ends at" in violation.detail
 
 
 def test_a_forged_acknowledgement_is_found_out_by_a_power_cut(
