@@ -467,6 +467,27 @@ def test_a_group_whose_deletion_was_not_durable_is_there_as_it_was_after_a_resta
     assert it.reopen().consumer_group_offset("g", "t") == 1
 
 
+def test_what_is_in_a_directory_that_was_renamed_cannot_be_deleted_and_a_group_whose_file_is_gone_can(
+    tmp_path: Path,
+) -> None:
+    data_dir, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    with FlashQ.open(data_dir) as flashq:
+        flashq.create_topic("t")
+        flashq.create_consumer_group("g")
+        data_dir.rename(elsewhere)
+        with pytest.raises(StorageFailed):
+            flashq.delete_topic("t")
+        with pytest.raises(StorageFailed):
+            flashq.delete_consumer_group("g")
+        elsewhere.rename(data_dir)
+        assert (flashq.topics(), flashq.consumer_groups()) == (["t"], ["g"])
+        (file,) = (data_dir / "groups").iterdir()
+        file.unlink()
+        flashq.delete_consumer_group("g")
+    with FlashQ.open(data_dir) as flashq:
+        assert (flashq.topics(), flashq.consumer_groups()) == (["t"], [])
+
+
 def test_a_topic_whose_disk_failed_can_be_deleted_and_made_again(rig: Callable[..., Rig]) -> None:
     it = rig()
     it.flashq.post_record("t", "first")

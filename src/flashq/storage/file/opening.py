@@ -189,12 +189,15 @@ def delete_topic(topics_dir: str, directory: str, *, disk: Disk) -> None:
 def delete_group_file(groups_dir: str, path: str, *, disk: Disk) -> None:
     """As a topic: renamed first, and back if that cannot be made durable. Does nothing where there is no file."""
     aside = os.path.join(groups_dir, DELETED_PREFIX + uuid.uuid4().hex)
-    with contextlib.suppress(FileNotFoundError):
+    try:
         _move_durably(disk, path, aside)
-        try:
-            disk.unlink(aside)
-        except OSError as error:  # the group is gone all the same; the next start tries again
-            log.warning("removal_failed", path=aside, why=str(error))
+    except FileNotFoundError:
+        disk.sync_directory(groups_dir)  # raises where the file is not gone but the directory is elsewhere
+        return
+    try:
+        disk.unlink(aside)
+    except OSError as error:  # the group is gone all the same; the next start tries again
+        log.warning("removal_failed", path=aside, why=str(error))
 
 
 def fetch_file(disk: Disk, path: str, known: Beforehand = UNKNOWN) -> OpenFile:
