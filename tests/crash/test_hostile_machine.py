@@ -17,6 +17,7 @@ import pytest
 
 from flashq import FlashQ
 from flashq.cli import exit_codes
+from flashq.storage.file.directory_lock import LOCK_NAME
 from tests.crash.checker import check
 from tests.crash.history import HistoryFile, read_history
 from tests.crash.rounds import load_process, read_back, wait_until_ended, wait_until_loading
@@ -25,6 +26,8 @@ from tests.server.running import SCRIPT, Process, flashq, serving
 pytestmark = pytest.mark.crash
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to take the place of another user or to mount")
 STARTERS = 20
+ON = ("--sync-mode", "periodic", "--data-dir")
+"""A mode in which each start after a kill raises the epoch, once."""
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *SCRIPT)
 FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
 HOUR_S, YEAR_S = 3600, 365 * 86_400
@@ -33,15 +36,16 @@ HOUR_S, YEAR_S = 3600, 365 * 86_400
 # -- starting
 
 
-def test_of_twenty_that_start_on_one_directory_one_serves_and_the_others_say_who(
+def test_of_twenty_that_start_on_one_directory_one_serves_and_the_others_say_who_and_change_nothing(
     tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
     data_dir = tmp_path / "data"
-    winners = []
+    winners, tellers = [], []
     for race in range(3):
+        left_by_one = left_by_a_start_alone(data_dir, tmp_path / f"alone-{race}")
         with ExitStack() as stack:
             starters = [
-                stack.enter_context(flashq("--data-dir", str(data_dir), log=tmp_path / f"{race}-{number}.log"))
+                stack.enter_context(flashq(*ON, str(data_dir), log=tmp_path / f"{race}-{number}.log"))
                 for number in range(STARTERS)
             ]
             lost = wait_for_losers(starters)
@@ -50,13 +54,27 @@ def test_of_twenty_that_start_on_one_directory_one_serves_and_the_others_say_who
             for loser in lost:
                 assert loser.wait() == exit_codes.LOCKED, loser.log()
                 assert loser.log().count("\n") == 1
-                assert f"(process {winner.pid})" in loser.log() or "(process unknown)" in loser.log()
+            unsure = [loser for loser in lost if "(process unknown)" in loser.log()]  # the winner was about to write it
+            sure = [loser for loser in lost if f"(process {winner.pid})" in loser.log()]
+            assert len(unsure) + len(sure) == len(lost), [loser.log() for loser in lost]
+            assert sure
+            assert everything_in(data_dir) == {**left_by_one, LOCK_NAME: b"%d\n" % winner.pid}
             assert winner.post("t", "stored")[0]["offset"] == race
             winners.append(starters.index(winner))
+            tellers.append(len(sure))
             winner.kill()
     with FlashQ.open(data_dir) as flashq_:
         assert flashq_.high_water_mark("t") == 3
-    tell(f"3 races, won by starters {winners}")
+    tell(f"3 races, won by starters {winners}, whose process {tellers} of {STARTERS - 1} others named")
+
+
+def left_by_a_start_alone(data_dir: Path, copy: Path) -> dict[str, bytes]:
+    """What is in the directory once a server has started on it, found out with a copy."""
+    if data_dir.exists():
+        shutil.copytree(data_dir, copy)
+    with flashq(*ON, str(copy), log=copy.with_suffix(".log")) as server:
+        server.wait_until_listening()
+        return everything_in(copy)
 
 
 def wait_for_losers(starters: list[Process]) -> list[Process]:
@@ -79,7 +97,9 @@ def refused_to_start(data_dir: Path, log: Path, command: tuple[str, ...] = SCRIP
 
 
 def everything_in(directory: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() if path.is_file() else b"" for path in directory.rglob("*")}
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else b"" for path in directory.rglob("*")
+    }
 
 
 @contextmanager
