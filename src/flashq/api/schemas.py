@@ -132,7 +132,7 @@ class ConfigureTopic(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Topic(TopicSummary):
-    """A topic described. A power cut may take records from `durable_offset` on; `epoch` rises when one has."""
+    """A topic described. A power cut may take records from `durable_offset` on; `epoch` rises when one may have."""
 
     durable_offset: int
     epoch: int
