@@ -228,7 +228,7 @@ TOPICS: dict[str, list[Step]] = {
 GROUPS: dict[str, list[Step]] = {
     "POST /consumer/{group} tells whether it made it; a body is tolerated": [
         ask("POST /consumer/{g}", gives={"group_id": "{g}", "created": True}),
-        ask("POST /consumer/{g}", b"anything", gives={"group_id": "{g}", "created": False}),
+        ask("POST /consumer/{g}", {"session": 1}, gives={"group_id": "{g}", "created": False}),
     ],
     "GET /consumer lists the groups, GET /consumer/{group} its topics": [
         GROUP,
@@ -372,6 +372,24 @@ LIMITS: dict[str, list[Step]] = {
         refused("POST /topics/{t}/records", 415, "unsupported_media_type", b"{}", {"Content-Type": "text/plain"}),
         refused("POST /topics/{t}/records", 415, "unsupported_media_type", b"{}"),
         refused(POLL, 404, "topic_not_found"),
+    ],
+    "a body nobody needs has a type all the same": [
+        post("a"),
+        GROUP,
+        *[
+            refused(line, 415, "unsupported_media_type", body, headers, outcome="not_applied")
+            for line in ("POST /consumer/{g}-2", "DELETE /consumer/{g}", "DELETE /topics/{t}")
+            for body, headers in [
+                (b"{}", {}),
+                (b"{}", {"Content-Type": "text/plain"}),
+                (b"a=b", {"Content-Type": "application/x-www-form-urlencoded"}),
+            ]
+        ],
+        refused("GET /consumer/{g}-2", 404, "group_not_found"),
+        ask("POST /consumer/{g}-2", {"any": ["thing"]}, headers={"Content-Type": "Application/JSON; charset=utf-8"}),
+        ask("POST /consumer/{g}-2", b"", headers={"Content-Type": "text/plain"}),
+        ask("DELETE /consumer/{g}", {}, 204, b""),
+        ask("DELETE /topics/{t}", b"anything", 204, b"", headers=NDJSON),
     ],
     "an unknown path is 404, a method 405 with Allow": [
         refused("GET /nothing", 404, "not_found"),

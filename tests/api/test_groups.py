@@ -48,10 +48,17 @@ def test_a_group_is_created_once(server: Process, group: str) -> None:
 
 @pytest.mark.parametrize(
     ("body", "headers"),
-    [(b"{}", JSON), (b'{"auto_offset_reset": "earliest"}', JSON), (b"not json", JSON), (b"", JSON)],
+    [
+        (b"{}", JSON),
+        (b'{"auto_offset_reset": "earliest"}', JSON),
+        (b"not json", JSON),
+        (b"", JSON),
+        (b"", {}),
+        (None, {}),
+    ],
 )
 def test_a_body_is_tolerated_when_a_group_is_created(
-    server: Process, group: str, body: bytes, headers: dict[str, str]
+    server: Process, group: str, body: bytes | None, headers: dict[str, str]
 ) -> None:
     answer = server.ask("POST", f"/consumer/{group}", body, headers)
     assert (answer.status, answer.json()) == (200, {"group_id": group, "created": True})

@@ -131,15 +131,17 @@ OPERATIONS: tuple[Operation, ...] = (
         path="/topics/{topic}",
         summary="Delete a topic and what groups have committed in it, for good.",
         answers={204: _NOTHING},
-        errors=("invalid_parameter", "topic_not_found", *_WRITE),
+        errors=("invalid_parameter", "topic_not_found", "unsupported_media_type", *_WRITE),
     ),
     Operation(
         id="create_group",
         method="POST",
         path="/consumer/{group}",
         summary="Create a consumer group, if it is not there. A body is tolerated.",
+        bodies={JSON: Any},
+        body_required=False,
         answers={200: _json(schemas.GroupCreated)},
-        errors=("invalid_parameter", *_WRITE),
+        errors=("invalid_parameter", "unsupported_media_type", *_WRITE),
     ),
     Operation(
         id="list_groups",
@@ -163,7 +165,7 @@ OPERATIONS: tuple[Operation, ...] = (
         path="/consumer/{group}",
         summary="Delete a group and its offsets, for good.",
         answers={204: _NOTHING},
-        errors=("invalid_parameter", "group_not_found", "group_in_use", *_WRITE),
+        errors=("invalid_parameter", "group_not_found", "group_in_use", "unsupported_media_type", *_WRITE),
     ),
     Operation(
         id="poll_group",

@@ -29,6 +29,15 @@ def read_json(request: Request, decode: Callable[[bytes], T]) -> T:
         raise _not_json(error) from error
 
 
+def check_unused(request: Request) -> None:
+    """For operations that have no use for a body and do not look at one. Raises `RequestError`: 415 for a content type
+    that a page of another origin could send without asking first."""
+    if request.body and content_type(request) not in (_JSON, NDJSON):
+        raise RequestError(
+            "unsupported_media_type", "a body needs Content-Type: application/json, also where it is unused"
+        )
+
+
 def read_lines(request: Request, decoder: msgspec.json.Decoder[T]) -> list[T]:
     """NDJSON: each line decoded, empty ones left out. Raises `RequestError` with the number of the line (from 1)."""
     body = request.body

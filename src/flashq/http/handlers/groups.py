@@ -25,7 +25,7 @@ from flashq.api.times import iso_timestamp, parse_time
 from flashq.broker.flashq import FlashQ
 from flashq.errors import ValidationError
 from flashq.http.handlers.blocking import Blocking
-from flashq.http.handlers.bodies import read_json
+from flashq.http.handlers.bodies import check_unused, read_json
 from flashq.http.message import NO_CONTENT, Deferred, Request, Response
 from flashq.http.router import error_response
 from flashq.storage.interface import Append, CommittedOffset, TopicLog
@@ -42,8 +42,9 @@ class GroupHandlers:
         self._blocking = blocking
 
     def create_group(self, request: Request, group: str) -> Deferred:
-        """Create a group, if it is not there. Whatever body comes is ignored."""
+        """Create a group, if it is not there."""
         parse_query(request.query, NoQuery)
+        check_unused(request)
         return self._blocking.answer(
             request,
             lambda: self._flashq.create_consumer_group(group),
@@ -75,6 +76,7 @@ class GroupHandlers:
     def delete_group(self, request: Request, group: str) -> Deferred:
         """Delete a group and its offsets."""
         parse_query(request.query, NoQuery)
+        check_unused(request)
         return self._blocking.answer(request, lambda: self._flashq.delete_consumer_group(group), lambda _: NO_CONTENT)
 
     def commit_offset(self, request: Request, group: str, topic: str) -> Deferred:

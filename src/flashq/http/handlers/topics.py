@@ -9,7 +9,7 @@ from flashq.api.queries import NoQuery, parse_query
 from flashq.api.schemas import ConfigureTopic, Topic, Topics, TopicSummary, encode_json
 from flashq.broker.flashq import FlashQ, TopicChanges
 from flashq.http.handlers.blocking import Blocking
-from flashq.http.handlers.bodies import read_json
+from flashq.http.handlers.bodies import check_unused, read_json
 from flashq.http.message import NO_CONTENT, Deferred, Request, Response
 from flashq.storage.interface import TopicLog
 
@@ -49,6 +49,7 @@ class TopicHandlers:
     def delete_topic(self, request: Request, topic: str) -> Deferred:
         """Delete a topic and what groups have committed in it; who waits for its records is told."""
         parse_query(request.query, NoQuery)
+        check_unused(request)
 
         def delete() -> TopicLog:
             log = self._flashq.log(topic)
