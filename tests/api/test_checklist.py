@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from flashq.http.head import Limits
+from flashq.http.listener import REFUSALS_AT_ONCE
 from tests.api.contract_rows import SECTIONS
 
 TESTS = Path(__file__).parents[1]
@@ -97,5 +98,7 @@ def test_the_limits_on_the_page_are_those_of_a_server() -> None:
         f"after that, a mean of {limits.min_body_bytes_per_s // KIB} KiB/s is asked for as well |",
         f"| idle connection | {limits.idle_timeout_s} s |",
         f"| client that takes nothing of its answers | {limits.write_stall_timeout_s} s |",
+        f"No more than {REFUSALS_AT_ONCE} are told at one time: until they close their end, "
+        f"for {limits.linger_timeout_s} s at most,",
     ):
         assert row in page

@@ -1,4 +1,4 @@
-"""TLS, and a process that runs out of descriptors."""
+"""TLS, a burst of connections past the limit, and a process that runs out of descriptors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,12 @@ import pytest
 from flashq.http.head import Limits
 from flashq.http.listener import HttpServer
 from flashq.http.message import Request, Response
-from tests.http.serving import echo, eventually, receive_answers
+from tests.http.serving import Served, echo, eventually, receive_answers, serving, split_answers
 
 G = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n"
+
+ONE_KEPT = Limits(max_connections=1, linger_timeout_s=60)  # whoever is refused may stay for long
+BURST, TOLD = 100, 64
 
 # Serves with few descriptors, and prints its port.
 STARVING = """
@@ -75,6 +79,41 @@ def answers(port: int) -> bool:
 def cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_of_a_burst_past_the_limit_64_are_told_and_the_rest_is_closed_without_an_answer() -> None:
+    with serving(limits=ONE_KEPT) as served, served.connect() as kept, ExitStack() as stack:
+        kept.sendall(G)
+        receive_answers(kept, 1)
+        burst = [stack.enter_context(served.connect()) for _ in range(BURST)]
+        told = [what_it_is_told(client) for client in burst]
+        assert (told.count(503), told.count(None)) == (TOLD, BURST - TOLD)
+        assert served.server.counters.connections_refused == BURST
+        assert len(served.server.connections) == 1
+        for client in burst:
+            client.close()
+        assert eventually(lambda: what_the_next_is_told(served) == 503)
+        kept.sendall(G)
+        assert receive_answers(kept, 1)[0][0] == 200
+
+
+def what_the_next_is_told(served: Served) -> int | None:
+    with served.connect() as client:
+        return what_it_is_told(client)
+
+
+def what_it_is_told(client: socket.socket) -> int | None:
+    """The status that comes unasked; None if the connection is closed without one."""
+    data = b""
+    try:
+        while not (answers := split_answers(data)[0]):
+            part = client.recv(4096)
+            if not part:
+                return None
+            data += part
+    except ConnectionResetError:
+        return None
+    return answers[0][0]
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command to make a certificate")

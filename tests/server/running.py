@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+
+import pytest
 
 from tests.crash.wire import Connection
 
@@ -204,6 +207,19 @@ def serving(
         if server.is_running:
             assert server.stop() == 0, server.log()
         assert_clean(server)
+
+
+@contextmanager
+def descriptors(needed: int) -> Iterator[None]:
+    """The tests may open so many inside; where that is forbidden, the test is skipped."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        pytest.skip(f"this process may open {hard} descriptors, and {needed} are needed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def assert_clean(server: Process) -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.http.test_defences import REFUSED
-from tests.server.running import JSON, Process, serving
+from tests.server.running import JSON, Process, descriptors, serving
 
 POST = b'{"records":[{"value":"v"}]}'
 RECORDS = "/topics/t/records"
 PAGE = "https://app.example"
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+CONNECTIONS = 1024  # by default
 
 
 @pytest.fixture(scope="module")
@@ -158,14 +161,32 @@ Content-Length: {len(POST)}\r\n\r\n".encode()
 def test_connections_past_the_cap_are_told_to_come_back_and_the_others_go_on(tmp_path: Path) -> None:
     with serving(tmp_path / "data", "--max-connections", "3") as process:
         open_ones = [socket.create_connection(("127.0.0.1", process.port), 10) for _ in range(3)]
-        request = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
         for client in open_ones:
-            client.sendall(request)
+            client.sendall(HEALTH)
             assert client.recv(12) == b"HTTP/1.1 200"
-        answer = talk(process.port, request)
+        answer = talk(process.port, HEALTH)
         assert error(answer)[0] == 503
         assert error(answer)[1]["error"] == "too_many_connections"
         assert b"\r\nretry-after: 1\r\n" in answer
         for client in open_ones:
             client.close()
         assert process.ask("GET", "/health").status == 200
+
+
+def test_by_default_1024_connections_are_served_and_the_next_is_told_to_come_back(tmp_path: Path) -> None:
+    with (
+        descriptors(CONNECTIONS + 200),
+        serving(tmp_path / "data", "--storage", "memory") as process,
+        ExitStack() as stack,
+    ):
+        address = ("127.0.0.1", process.port)
+        clients = [stack.enter_context(socket.create_connection(address, 10)) for _ in range(CONNECTIONS)]
+        assert ask_each(clients) == {b"HTTP/1.1 200"}
+        assert error(talk(process.port, HEALTH))[1]["error"] == "too_many_connections"
+        assert ask_each(clients) == {b"HTTP/1.1 200"}
+
+
+def ask_each(clients: list[socket.socket]) -> set[bytes]:
+    for client in clients:
+        client.sendall(HEALTH)
+    return {client.recv(4096)[:12] for client in clients}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import resource
 import selectors
 import socket
 import statistics
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.running import JSON, serving
+from tests.server.running import JSON, descriptors, serving
 
 pytestmark = pytest.mark.alone
 
@@ -30,12 +29,8 @@ BODY = b'{"records":[{"value":"' + b"x" * 100 + b'"}]}'
 
 @pytest.fixture(autouse=True)
 def _descriptors() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < CLIENTS + 200:
-        pytest.skip(f"this process may open {hard} descriptors only")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, CLIENTS + 200), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with descriptors(CLIENTS + 200):
+        yield
 
 
 class Dripping:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.server.running import Process, serving
+from tests.server.running import Process, descriptors, serving
 
 pytestmark = pytest.mark.alone
 
@@ -104,21 +103,12 @@ async def wait_and_be_told(server: Process) -> tuple[int, float, float]:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize("storage", ["file", "memory"])
 def test_thousands_wait_for_little_and_all_are_told_at_once(storage: str, tmp_path: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = READERS + 1000
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        pytest.skip(f"this process may open {hard} files, and {needed} are needed")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
-    try:
-        with serving(tmp_path / "data", "--storage", storage, "--max-connections", str(READERS + 1000)) as server:
-            server.post("t", "the first")
-            rss, used_s, took_s = asyncio.run(wait_and_be_told(server))
-            print(
-                f"\n{READERS} readers: {rss / 1024:.0f} MiB RSS, {used_s:.2f} s CPU in 1 s, all told in {took_s:.2f} s"
-            )
-            assert told(server.pid, "Threads") < 20
-            assert rss < MAX_RSS_KIB
-            assert used_s < 0.3
-            assert took_s < WITHIN_S
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    arguments = ("--storage", storage, "--max-connections", str(READERS + 1000))
+    with descriptors(READERS + 1000), serving(tmp_path / "data", *arguments) as server:
+        server.post("t", "the first")
+        rss, used_s, took_s = asyncio.run(wait_and_be_told(server))
+        print(f"\n{READERS} readers: {rss / 1024:.0f} MiB RSS, {used_s:.2f} s CPU in 1 s, all told in {took_s:.2f} s")
+        assert told(server.pid, "Threads") < 20
+        assert rss < MAX_RSS_KIB
+        assert used_s < 0.3
+        assert took_s < WITHIN_S

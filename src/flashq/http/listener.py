@@ -19,8 +19,8 @@ from flashq.http.head import REMEMBERED_BYTES, Head, HeadParser, Limits, Protoco
 from flashq.http.message import ErrorRenderer, Handler, Response, render_error
 from flashq.http.protocol import Connection
 
+REFUSALS_AT_ONCE = 64  # connections past the limit that are told so at one time; beyond, they are just closed
 _REMEMBERED_HEADS = 1024
-_REFUSALS_AT_ONCE = 64  # connections past the limit that are told so at one time; beyond, they are just closed
 
 _logger = logging.getLogger("flashq.http")
 
@@ -168,7 +168,7 @@ class HttpServer:
             return True
         self.counters.connections_refused += 1
         self._refused.add(connection)
-        if len(self._refused) > _REFUSALS_AT_ONCE:
+        if len(self._refused) > REFUSALS_AT_ONCE:
             connection.abort()
         return False
 
