@@ -11,10 +11,14 @@ the indented lines under it prove it:
 from __future__ import annotations
 
 import ast
+import inspect
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from flashq.broker.retention import RetentionThread
+from flashq.http.handlers.streams import StreamHandler
 from flashq.http.head import Limits
 from flashq.http.listener import REFUSALS_AT_ONCE
 from tests.api.contract_rows import SECTIONS
@@ -102,3 +106,18 @@ def test_the_limits_on_the_page_are_those_of_a_server() -> None:
         f"for {limits.linger_timeout_s} s at most,",
     ):
         assert row in page
+
+
+def test_the_intervals_on_the_page_are_those_of_a_server() -> None:
+    page = statements(PAGE.read_text(encoding="utf-8"))
+    assert (
+        f"A comment, `: heartbeat`, comes after {default_of(StreamHandler.__init__, 'heartbeat_s'):.0f} s of silence."
+        in page
+    )
+    assert default_of(RetentionThread.__init__, "interval_s") == 10
+    assert "Retention runs by itself every ten seconds." in page
+
+
+def default_of(function: Callable[..., object], name: str) -> float:
+    value: float = inspect.signature(function).parameters[name].default
+    return value

@@ -289,6 +289,69 @@ def test_retention_that_passes_a_slow_reader_ends_its_stream_with_an_error(stora
         assert (error["error"], error["details"]["log_start_offset"]) == ("offset_out_of_range", 24)
 
 
+@pytest.mark.parametrize("found", ["by the start", "on the way"])
+def test_damaged_records_end_a_stream_with_an_error_behind_those_before_them(found: str, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with serving(data, "--segment-bytes", "4096") as server:
+        for number in range(12):
+            server.post("t", f"{number} ".ljust(1500))
+        third = sorted((data / "topics" / "t" / "0").glob("*.log"))[2]
+        if found == "on the way":
+            damage(third)
+            streams_up_to(server, third)
+    if found == "by the start":
+        damage(third)
+        with serving(data) as server:
+            streams_up_to(server, third)
+
+
+def damage(segment: Path) -> None:
+    """Change a bit of its first batch."""
+    content = bytearray(segment.read_bytes())
+    content[100] ^= 1
+    segment.write_bytes(content)
+
+
+def streams_up_to(server: Process, segment: Path) -> None:
+    """A stream of `t` has what comes before the damaged segment, says what is wrong, and is over."""
+    offset = int(segment.stem)
+    with streaming(server, "/topics/t/stream") as stream:
+        assert stream.chunk() == OPENING
+        *events, last = stream.rest().removesuffix(b"\n\n").split(b"\n\n")
+    assert [json.loads(event.partition(b"\ndata: ")[2])["offset"] for event in events] == list(range(offset))
+    event, data = last.split(b"\n")
+    assert event == b"event: error"
+    error = json.loads(data.removeprefix(b"data: "))
+    assert error["error"] == "data_corruption"
+    told = {name: error["details"][name] for name in ("topic", "offset", "position")}
+    assert told == {"topic": "t", "offset": offset, "position": 0}
+    assert error["details"]["path"].endswith(segment.name)
+    assert server.ask("GET", "/topics").status == 200
+
+
+@pytest.mark.load
+def test_by_default_a_stream_beats_after_15_seconds_and_retention_looks_every_ten(tmp_path: Path) -> None:
+    with serving(tmp_path / "data") as server:
+        server.post("t", "a")
+        with streaming(server, "/topics/t/stream?from_offset=1") as stream:
+            assert stream.chunk() == OPENING
+            opened = time.monotonic()
+            put(server, "kept-for-nothing", retention_ms=0)
+            swept = [removed_at(server, "kept-for-nothing") for _ in range(2)]
+            assert 9.5 < swept[1] - swept[0] < 11
+            assert stream.chunk() == HEARTBEAT
+            assert stream.chunk() == HEARTBEAT
+            assert 29.5 < time.monotonic() - opened < 31
+
+
+def removed_at(server: Process, topic: str) -> float:
+    """Post a record and wait until retention has removed it; when that was."""
+    offset = server.post(topic, "a")[0]["offset"]
+    while server.ask("GET", f"/topics/{topic}").json()["log_start_offset"] <= offset:
+        time.sleep(0.05)
+    return time.monotonic()
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_a_slow_reader_of_a_stream_holds_little_memory(tmp_path: Path) -> None:
     def rss_kib() -> int:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from flashq.http.head import Limits
-from tests.http.serving import Served, serving, split_answers
+from flashq.http.message import Deferred
+from tests.http.serving import Served, eventually, serving, split_answers
 
 H = b"POST /x HTTP/1.1\r\nHost: a\r\n"
 G = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -140,6 +141,22 @@ def test_a_body_above_the_cap_is_refused_before_it_is_sent_and_the_client_can_re
         answers, _ = split_answers(client.recv(65536))
     assert answers[0][0] == 413
     assert json.loads(answers[0][1])["details"] == {"max_size": 100_000, "actual_size": 500_000}
+
+
+@pytest.mark.parametrize(
+    "second",
+    [CHUNKED + b"30d40\r\n" + b"x" * 200_000, H + b"Content-Length: 200000\r\n\r\n"],
+    ids=["chunked", "announced"],
+)
+def test_a_body_that_finds_no_room_beside_those_in_flight_is_told_to_come_back(second: bytes) -> None:
+    limits = Limits(max_in_flight_bytes=800_000, small_body_bytes=1000, body_stall_timeout_s=0.3)
+    with serving(lambda _: Deferred(), limits) as served, served.connect() as first:
+        first.sendall(H + b"Content-Length: 700000\r\n\r\n" + b"x" * 700_000)
+        assert eventually(lambda: served.server.bytes_in_flight == 700_000)
+        answer = served.ask(second)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nretry-after: 1\r\n" in answer
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"] == "overloaded"
 
 
 def test_an_error_tells_nothing_of_what_the_client_sent(served: Served) -> None:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from flashq.errors import StorageFailed, StorageFull
+from flashq.api.errors import STATUS, RequestError
 from flashq.http.edge import Edge
 from flashq.http.head import HeadParser, Limits
 from flashq.http.message import Deferred, Peer, Request, Response, render_error
 from flashq.http.router import Router, error_response
+from tests.api.test_errors import family
 
 OWN = b"127.0.0.1:8080"
 PAGE = b"https://app.example"
+CONTRACT = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text(encoding="utf-8")
+CODES = re.findall(r"^\| `(\w+)` \| (\d{3}) \|", CONTRACT, re.MULTILINE)
+PASSING = re.findall(r"`(\w+)`", CONTRACT.partition("has `Retry-After`, in seconds:")[2].partition(".")[0])
 
 
 class Calls:
@@ -244,11 +250,26 @@ def test_methods_a_path_does_not_take_are_refused_with_allow_and_outcome(method:
     assert error(response)["details"] == {"allow": ["GET", "HEAD"], "outcome": "not_applied"}
 
 
-def test_what_may_pass_soon_says_when_to_come_back() -> None:
-    again = (b"retry-after", b"1")
-    assert again in error_response(StorageFull("full"), request("POST")).headers
-    assert again not in error_response(StorageFailed("failed"), request("POST")).headers
-    assert again in render_error(503, "overloaded", "later", {}).headers
+def test_the_page_promises_five_codes_that_say_when_to_come_back() -> None:
+    assert len(PASSING) == 5
+    assert {code for code, _ in CODES} > set(PASSING)
+
+
+@pytest.mark.parametrize(("code", "status"), CODES)
+def test_what_passes_by_itself_says_when_to_come_back_and_nothing_else_does(code: str, status: str) -> None:
+    response = refusal(code, int(status))
+    assert (response.status, error(response)["error"]) == (int(status), code)
+    told = [value for name, value in response.headers if name == b"retry-after"]
+    assert told == ([b"1"] if code in PASSING else [])
+
+
+def refusal(code: str, status: int) -> Response:
+    """The answer with this code: of the protocol, of the engine, or of the edge."""
+    if code not in STATUS:
+        return render_error(status, code, "said", {})
+    kinds = {kind.code: kind for kind in family()}
+    refused = kinds[code]("said") if code in kinds else RequestError(code, "said", allow=["GET"])
+    return error_response(refused, request("POST"))
 
 
 # The token, and what is remembered
