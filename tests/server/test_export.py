@@ -70,8 +70,11 @@ def read_lines(stream: BinaryIO, slowly_s: float) -> tuple[int, int]:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize(
     ("size", "records", "batch"),
-    [(256 * MIB, RECORDS, 16), (96 * MIB, 96, 32)],
-    ids=["256 MiB in batches of 1 MiB", "96 MiB in batches of 32 MiB"],
+    [
+        pytest.param(256 * MIB, RECORDS, 16, id="256 MiB in batches of 1 MiB"),
+        pytest.param(96 * MIB, 96, 32, id="96 MiB in batches of 32 MiB"),
+        pytest.param(1024 * MIB, 2 * RECORDS, 8, id="1 GiB in batches of 1 MiB", marks=pytest.mark.load),
+    ],
 )
 def test_a_slow_reader_of_a_large_export_holds_little_memory(
     size: int, records: int, batch: int, tmp_path: Path
