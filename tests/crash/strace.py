@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -14,6 +15,10 @@ CHANGES = ("pwrite64", "io_submit", "fdatasync", "fsync", "ftruncate", "rename",
 _SYNCS = frozenset({"fdatasync", "fsync"})
 _BY_THREADS = ["-e", "inject=io_setup:error=ENOSYS"]
 """Else the kernel makes most of a server's fdatasyncs, asked by io_submit."""
+
+
+_PATH = re.compile(r"""[<"](/[^>"]*)[>"]""")
+"""Of a descriptor (`-y`) or in quotes."""
 
 
 @cache
@@ -28,8 +33,9 @@ def why_no_strace() -> str:
 def injecting(command: list[str], fault: str, *calls: str, trace: Path = Path(os.devnull)) -> list[str]:
     """The command under strace, with a fault in strace's words (`error=EIO:when=3`) for these system calls.
 
-    Calls are counted by name and by thread. `trace` gets a line for each; see `was_injected`. Where a sync is to fail,
-    every one is made by fdatasync or fsync.
+    Calls are counted by name and by thread: an error meets the nth call of every thread, a signal that kills only that
+    of the first thread to get there. `trace` gets a line for each; see `injected`. Where a sync is to fail, every one
+    is made by fdatasync or fsync.
     """
     named = ",".join(calls)
     by_threads = _BY_THREADS if _SYNCS & set(calls) else []
@@ -37,6 +43,7 @@ def injecting(command: list[str], fault: str, *calls: str, trace: Path = Path(os
     return [
         "strace",
         "-f",
+        "-y",
         "-qq",
         "-o",
         str(trace),
@@ -49,10 +56,18 @@ def injecting(command: list[str], fault: str, *calls: str, trace: Path = Path(os
     ]
 
 
-def was_injected(trace: Path) -> bool:
-    """Whether a fault that is an error has come to pass."""
-    lines = trace.read_text(errors="replace").splitlines()
-    return any("(INJECTED)" in line and "io_setup" not in line for line in lines)
+def injected(trace: Path) -> list[str]:
+    """The path in each call that has failed as it was told to; empty for one that names none."""
+    found: list[str] = []
+    begun: dict[str, str] = {}
+    for line in trace.read_text(errors="replace").splitlines():
+        thread, _, call = line.partition(" ")
+        if call.endswith("<unfinished ...>"):
+            begun[thread] = call
+        elif "(INJECTED)" in call and "io_setup" not in call:
+            path = _PATH.search(begun.get(thread, "") if "resumed>" in call else call)
+            found.append(path[1] if path else "")
+    return found
 
 
 def without_syncs(command: list[str]) -> list[str]:
