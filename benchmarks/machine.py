@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 MIB = 1024 * 1024
@@ -47,7 +48,7 @@ def facts() -> dict[str, str]:
         "python": platform.python_version(),
         "disk": f"{_filesystem(tempfile.gettempdir())}, {shutil.disk_usage(tempfile.gettempdir()).free >> 30} GiB free",
         "load average at the start": f"{os.getloadavg()[0]:.1f}",
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
@@ -72,7 +73,9 @@ def _filesystem(directory: str) -> str:
     return found[1]
 
 
-def _commit() -> str:
+@cache
+def commit() -> str:
+    """Of this checkout when first asked, before a report changes it; `-dirty` where it has changes."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.machine import commit
 from tests.crash.report import Result, keep
 
 
@@ -54,4 +55,5 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     told: dict[str, Any] = dict(report.user_properties)
     if report.when == "call" and "came to" in told:
         date = datetime.now(UTC).strftime("%Y-%m-%d")
-        keep({report.nodeid: Result(report.outcome, told["came to"], told.get("seed"), report.duration, date)})
+        result = Result(report.outcome, told["came to"], told.get("seed"), report.duration, date, commit())
+        keep({report.nodeid: result})

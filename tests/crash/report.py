@@ -22,13 +22,15 @@ HEADING = "## The last run\n"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One test: its outcome in pytest's words, what it told, when and how long it ran."""
+    """One test: its outcome in pytest's words, what it told, when, how long and of which commit it ran."""
 
     outcome: str
     came_to: str
     seed: int | None
     duration_s: float
     date: str
+    commit: str = ""
+    """Not known of rows of older runs."""
 
 
 def keep(results: Mapping[str, Result], kept: Path = KEPT, page: Path = PAGE) -> None:
@@ -46,7 +48,8 @@ def render(results: Mapping[str, Result]) -> str:
     machine = f"Linux {platform.release().split('-')[0]}, {os.cpu_count()} processors, Python {sys.version.split()[0]}"
     lines = [HEADING, f"On {machine}.", "", "| test | outcome | seed | what it came to |", "|---|---|---|---|"]
     for test, result in sorted(results.items()):
-        what = f"{result.came_to} ({result.duration_s:.0f} s, {result.date})".replace("|", "\\|")
+        when = ", ".join(filter(None, (f"{result.duration_s:.0f} s", result.date, result.commit)))
+        what = f"{result.came_to} ({when})".replace("|", "\\|")
         lines.append(f"| {sentence(test)} | {result.outcome} | {result.seed or ''} | {what} |")
     return "\n".join([*lines, ""])
 
