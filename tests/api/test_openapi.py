@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from base64 import b64encode
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,12 +18,14 @@ from flashq.api.openapi import openapi_document
 from flashq.api.operations import OPERATIONS, Operation
 from flashq.api.queries import NoQuery
 from flashq.names import is_name
-from tests.server.running import Process
+from tests.server.running import Process, serving
 
 FOLLOWS = {operation.id for operation in OPERATIONS if operation.id.startswith("stream_")}
 """Endless answers."""
 MAX_WAIT_MS = 20
 TOPIC, GROUP = "described", "describing"
+TOKEN = "secret"
+_fresh = itertools.count()
 
 
 @schemathesis.hook
@@ -46,7 +50,19 @@ def map_path_parameters(context: Any, path_parameters: dict[str, Any] | None) ->
 def described(server: Process) -> Any:
     server.post(TOPIC, "a", {"value": "b", "key": "k", "headers": {"h": "1"}})
     assert server.ask("POST", f"/consumer/{GROUP}").status == 200
-    found = schemathesis.openapi.from_dict(server.ask("GET", "/openapi.json").json())
+    return loaded(server)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The document of a server that wants a token."""
+    data_dir = tmp_path_factory.mktemp("guarded") / "data"
+    with serving(data_dir, "--storage", "memory", environ={"FLASHQ_TOKEN": TOKEN}) as server:
+        yield loaded(server, {"Authorization": f"Bearer {TOKEN}"})
+
+
+def loaded(server: Process, headers: dict[str, str] | None = None) -> Any:
+    found = schemathesis.openapi.from_dict(server.ask("GET", "/openapi.json", headers=headers).json())
     found.config.update(base_url=f"http://127.0.0.1:{server.port}")
     refusals = found.config.checks.negative_data_rejection
     refusals.expected_statuses = [*refusals.expected_statuses, "414"]  # of what may be a long list, too
@@ -68,6 +84,21 @@ def sound(body: Any) -> Any:
     return int(body) if isinstance(body, float) and body.is_integer() else body
 
 
+def make_sound(case: Any, server: Process, left_out: set[str]) -> None:
+    """Have a valid case meet what a document cannot say."""
+    if "from_offset" in (case.query or {}):
+        left_out = {*left_out, "from_time"}  # they exclude each other
+    case.query = {name: value for name, value in (case.query or {}).items() if name not in left_out}
+    if isinstance(case.body, dict):
+        case.body = sound(case.body)
+    headers = case.headers or {}
+    if "Idempotency-Key" in headers:
+        headers["Idempotency-Key"] = f"fresh-{next(_fresh)}"
+    if "If-Next-Offset" in headers:
+        told = server.ask("GET", f"/topics/{case.path_parameters['topic']}")
+        headers["If-Next-Offset"] = str(told.json()["next_offset"] if told.status == 200 else 0)
+
+
 def send(case: Any) -> None:
     """Ask, and have all checks of schemathesis look at the answer. Of an endless one they see the beginning."""
     if case.operation.definition.raw["operationId"] not in FOLLOWS:
@@ -84,7 +115,11 @@ def send(case: Any) -> None:
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: each.id)
-def test_every_operation_answers_as_described(described: Any, operation: Operation, mode: GenerationMode) -> None:
+def test_every_operation_answers_as_described(
+    server: Process, described: Any, operation: Operation, mode: GenerationMode, request: pytest.FixtureRequest
+) -> None:
+    left_out = set() if request.node.callspec.params["server"] == "file" else {"sync"}  # which needs files
+    sent: set[str] = set()
     found = described[operation.path][operation.method]
     if mode is GenerationMode.NEGATIVE and operation.query in (None, NoQuery) and not operation.bodies:
         mode = GenerationMode.POSITIVE  # there is nothing to be wrong about
@@ -93,15 +128,23 @@ def test_every_operation_answers_as_described(described: Any, operation: Operati
     @settings(max_examples=12, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     def ask(case: Any) -> None:
         if mode is GenerationMode.POSITIVE:
-            left_out = {"sync"}  # needs files
-            if "from_offset" in (case.query or {}):
-                left_out.add("from_time")  # they exclude each other, which a document cannot say
-            case.query = {name: value for name, value in (case.query or {}).items() if name not in left_out}
-            for name in ("If-Next-Offset", "Idempotency-Key"):  # the topic ends elsewhere; the key was used
-                (case.headers or {}).pop(name, None)
-            if isinstance(case.body, dict):
-                case.body = sound(case.body)
+            make_sound(case, server, left_out)
+            sent.update(case.query, case.headers or {})
         send(case)
+
+    ask()
+    if mode is GenerationMode.POSITIVE and operation.id == "post_records":
+        assert sent == {"sync", "Idempotency-Key", "If-Next-Offset"} - left_out
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: each.id)
+def test_without_the_token_every_operation_answers_401_as_described(guarded: Any, operation: Operation) -> None:
+    @given(case=guarded[operation.path][operation.method].as_strategy(generation_mode=GenerationMode.POSITIVE))
+    @settings(max_examples=3, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    def ask(case: Any) -> None:
+        answer = case.call_and_validate(timeout=10)
+        assert (answer.status_code, answer.json()["error"]) == (401, "unauthorized")
+        assert answer.headers["www-authenticate"] == ["Bearer"]
 
     ask()
 
