@@ -23,6 +23,8 @@ SYNC_MODES: tuple[SyncMode, ...] = ("always", "periodic", "never")
 DEFAULT_SEGMENT_BYTES = 64 * 1024 * 1024
 MIN_SEGMENT_BYTES = 1024
 MAX_SEGMENT_BYTES = 2 * 1024**3
+SMALL_READ_BYTES = 16 * 1024
+"""As much as a log reads at least, where it reads from a disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,8 +182,9 @@ class TopicLog(ABC):
         batch cannot be read.
         """
 
-    def is_at_hand(self, from_offset: int) -> bool:
-        """Whether a read from there most likely returns without waiting for a disk. Itself, it never waits."""
+    def is_at_hand(self, from_offset: int, max_bytes: int = SMALL_READ_BYTES) -> bool:
+        """Whether a read of so much from there most likely returns without waiting for a disk or a network. Itself, it
+        never waits."""
         return True
 
     @abstractmethod

@@ -7,10 +7,12 @@ by reading ahead, off the loop. What then cannot be read, or is no longer there,
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 
 from flashq.api.schemas import RecordOut, encode_json
-from flashq.http.handlers.pieces import Pieces
+from flashq.http.handlers.blocking import Blocking
+from flashq.http.handlers.pieces import Pieces, PiecesAhead
 from flashq.http.message import Fields, Response, StreamSource
 from flashq.storage.interface import TopicLog
 
@@ -45,12 +47,14 @@ def line(record: RecordOut) -> bytes:
     return encode_json(record) + b"\n"
 
 
-def lines_answer(log: TopicLog, pieces: Pieces, next_offset: int, committed: int | None, *, is_small: bool) -> Response:
+def lines_answer(
+    log: TopicLog, pieces: Pieces, next_offset: int, committed: int | None, blocking: Blocking, *, is_small: bool
+) -> Response:
     """The answer with the lines of `pieces`, which end at `next_offset`."""
     fields = position_fields(next_offset, log.high_water_mark, log.log_start_offset, committed)
     if is_small:
         return Response(200, b"".join(iter(pieces.take, b"")), NDJSON, fields)
-    return Response(200, b"", NDJSON, fields, _Lines(pieces, next_offset))
+    return Response(200, b"", NDJSON, fields, _Lines(PiecesAhead(pieces, blocking), next_offset))
 
 
 def position_fields(next_offset: int, high_water_mark: int, log_start_offset: int, committed: int | None) -> Fields:
@@ -66,15 +70,19 @@ def position_fields(next_offset: int, high_water_mark: int, log_start_offset: in
 class _Lines(StreamSource):
     """The lines of a large answer, read as the client takes them."""
 
-    def __init__(self, pieces: Pieces, stop: int) -> None:
-        self._pieces: Pieces | None = pieces
+    def __init__(self, pieces: PiecesAhead, stop: int) -> None:
+        self._pieces: PiecesAhead | None = pieces
         self._stop = stop
+
+    def start(self, wake: Callable[[], None]) -> None:
+        if self._pieces is not None:
+            self._pieces.wake = wake
 
     def next_chunk(self) -> bytes | None:
         if self._pieces is None:
             return None
         piece = self._pieces.take()
-        if piece:
+        if piece or self._pieces.is_reading:
             return piece
         assert self._pieces.at == self._stop, f"the lines end at {self._pieces.at}, not {self._stop} as announced"
         return None

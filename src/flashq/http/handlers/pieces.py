@@ -47,9 +47,14 @@ class Pieces:
         self._rest = memoryview(b"")  # of a large record
 
     @property
-    def is_cut(self) -> bool:
-        """Whether the rest of a large record is still to be taken, though `at` is past it."""
-        return bool(self._rest)
+    def end(self) -> int:
+        """The offset after the last record there is to encode, so far."""
+        return self.log.high_water_mark if self._stop is None else self._stop
+
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether `take` most likely returns without waiting for a disk or a network."""
+        return bool(self._rest) or self.log.is_at_hand(self.at, PIECE_BYTES)
 
     def take(self) -> bytes:
         """The next piece; b"" where nothing (more) can be read. Raises as `TopicLog.read` does."""
@@ -104,17 +109,18 @@ class Pieces:
 
 
 class PiecesAhead:
-    """`Pieces` of a remote log, made off the event loop: what is not here yet is said to be nothing, and `wake` called
-    once it is. One piece is held, and one is read ahead."""
+    """`Pieces` for the event loop, which waits for no disk and no network: made there and then while the log is at
+    hand, else in a thread, one ahead of the client. What is not here yet is said to be nothing, and `wake` called once
+    it is."""
 
     def __init__(self, pieces: Pieces, blocking: Blocking) -> None:
         self.wake: Callable[[], None] = lambda: None
         self._pieces = pieces
-        self._log = pieces.log
         self._blocking = blocking
         self._piece = b""
         self._error: FlashQError | None = None
-        self._is_reading = False
+        self.is_reading = False
+        """Whether a thread has the pieces: until it calls `wake`, there is nothing to take."""
         self.at = pieces.at
         """The offset after the last record handed out."""
 
@@ -122,23 +128,28 @@ class PiecesAhead:
         """The next piece, if it is here; b"" otherwise. Raises what reading it has raised."""
         if self._error is not None:
             raise self._error
+        if self.is_reading:
+            return b""
         piece, self._piece = self._piece, b""
-        if piece:
-            self.at = self._pieces.at
-        if not self._is_reading and (self._pieces.is_cut or self.at < self._log.high_water_mark):
-            self._is_reading = True
+        self.at = self._pieces.at
+        if self._pieces.is_at_hand:
+            if not piece:
+                piece = self._pieces.take()
+                self.at = self._pieces.at
+        elif self.at < self._pieces.end:
+            self.is_reading = True
             self._blocking.run(self._pieces.take, self._arrived, self._failed)
         return piece
 
     def _arrived(self, piece: bytes) -> None:
-        self._is_reading = False
+        self.is_reading = False
         self._piece = piece
         if not piece:
             self.at = self._pieces.at
         self.wake()
 
     def _failed(self, error: FlashQError) -> None:
-        self._is_reading = False
+        self.is_reading = False
         self._error = error
         self.wake()
 

@@ -192,9 +192,11 @@ class _Later:
         encode = line if self._in_lines else element
         pieces = Pieces(poll.log, poll.at, end, encode, poll.read, include_headers=poll.query.include_headers)
         if self._in_lines:
-            self.deferred.send(lines_answer(poll.log, pieces, end, poll.committed_offset, is_small=is_small))
+            self.deferred.send(
+                lines_answer(poll.log, pieces, end, poll.committed_offset, self._blocking, is_small=is_small)
+            )
         else:
-            self.deferred.send(large_answer(poll.log, pieces, end, poll.committed_offset))
+            self.deferred.send(large_answer(poll.log, pieces, end, poll.committed_offset, self._blocking))
 
     def _fail(self, error: FlashQError) -> None:
         self.deferred.send(error_response(error, self._request))

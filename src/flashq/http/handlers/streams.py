@@ -79,7 +79,7 @@ class StreamHandler:
         """`start` finds the log and where its stream begins if the client does not say."""
         from_time = query.from_time
 
-        def begin() -> tuple[TopicLog, int]:
+        def find() -> tuple[TopicLog, int]:
             log, at = start()
             if after is not None:
                 at = after + 1
@@ -87,18 +87,25 @@ class StreamHandler:
                 at = query.from_offset
             elif from_time is not None:
                 at = log.offset_at(from_time)
-            log.read(at, max_records=1, max_bytes=1)  # what cannot be read is an answer with a status, not a stream
             return log, at
 
-        if from_time is not None:
-            return self._blocking.answer(request, begin, self._open)
-        return self._blocking.look_up(request, begin, self._open)
+        if from_time is not None or self._blocking.is_remote:
+            return self._blocking.answer(request, lambda: _readable(*find()), self._open)
+        log, at = find()
+        if log.is_at_hand(at):
+            return self._open(_readable(log, at))
+        return self._blocking.answer(request, lambda: _readable(log, at), self._open)
 
     def _open(self, place: tuple[TopicLog, int]) -> Response:
         log, at = place
-        read = Pieces(log, at, None, _event, self._read)
-        pieces = PiecesAhead(read, self._blocking) if self._blocking.is_remote else read
+        pieces = PiecesAhead(Pieces(log, at, None, _event, self._read), self._blocking)
         return Response(200, b"", _SSE, _FIELDS, _Events(self._flashq, log, pieces, self._heartbeats))
+
+
+def _readable(log: TopicLog, at: int) -> tuple[TopicLog, int]:
+    """The same; what cannot be read from there is an answer with a status, not a stream."""
+    log.read(at, max_records=1, max_bytes=1)
+    return log, at
 
 
 def _last_event(request: Request) -> int | None:
@@ -123,7 +130,7 @@ class _Events(StreamSource):
 
     __slots__ = ("_cancel", "_ended", "_flashq", "_heartbeats", "_is_due", "_is_open", "_log", "_pieces", "_wake")
 
-    def __init__(self, flashq: FlashQ, log: TopicLog, pieces: Pieces | PiecesAhead, heartbeats: _Heartbeats) -> None:
+    def __init__(self, flashq: FlashQ, log: TopicLog, pieces: PiecesAhead, heartbeats: _Heartbeats) -> None:
         self._flashq = flashq
         self._log = log
         self._pieces = pieces
@@ -138,8 +145,7 @@ class _Events(StreamSource):
 
     def start(self, wake: Callable[[], None]) -> None:
         self._wake = wake
-        if isinstance(self._pieces, PiecesAhead):
-            self._pieces.wake = wake
+        self._pieces.wake = wake
 
     def next_chunk(self) -> bytes | None:
         if not self._is_open:

@@ -23,11 +23,11 @@ from flashq.storage.file.disk import NO_ROOM, Disk, OpenFile
 from flashq.storage.file.index import SparseIndex
 from flashq.storage.file.kernel_sync import Ended
 from flashq.storage.file.recovery import Broken, EpochAt, Scan, scan, walk
+from flashq.storage.interface import SMALL_READ_BYTES
 
 LOG_SUFFIX = ".log"
 INDEX_SUFFIX = ".index"
 KEYS_SUFFIX = ".keys"
-_SMALL_READ_BYTES = 16 * 1024
 _BASE_OFFSET = attrgetter("base_offset")
 ROOM_BYTES = 1024 * 1024
 ROOM_FROM_BYTES = 64 * 1024
@@ -270,11 +270,11 @@ class Segment:
             return islice(tail, at, None)
         file, size = self.open(), self.size
         offset, position = self.index(epoch_at).find(offset)
-        ahead = _SMALL_READ_BYTES if small else 4 * _SMALL_READ_BYTES
+        ahead = SMALL_READ_BYTES if small else 4 * SMALL_READ_BYTES
         return (batch for _, batch in walk(self.disk, file, position, size, offset, epoch_at, ahead=ahead))
 
-    def is_at_hand(self, offset: int) -> bool:
-        """Whether `read` finds the first batches from there in memory: ours, or the system's."""
+    def is_at_hand(self, offset: int, size: int) -> bool:
+        """Whether `read` finds the first `size` bytes from there in memory: ours, or the system's."""
         tail, index = self.tail, self._index
         if tail and tail[0].base_offset <= offset:
             return True
@@ -282,9 +282,14 @@ class Segment:
             return False
         try:
             _, position = index.find(offset)
-            return self.disk.is_cached(self.open(), min(_SMALL_READ_BYTES, self.size - position), position)
+            return self.disk.is_cached(self.open(), min(size, self.size - position), position)
         except (OSError, DataCorruption):
             return True  # there is nothing to wait for
+
+    def bytes_from(self, offset: int) -> int:
+        """How many bytes it has from there on, or a few more. Only where that is at hand."""
+        index = self._index
+        return self.size - (index.find(offset)[1] if index is not None else 0)
 
     def first_offset_at(self, timestamp_ms: int, epoch_at: EpochAt) -> int | None:
         """The base offset of the first batch as late as this, or None. Raises `Broken`."""
@@ -293,7 +298,7 @@ class Segment:
             return None
         file = self.open()
         offset, position = index.find_time(timestamp_ms)
-        for _, batch in walk(self.disk, file, position, self.size, offset, epoch_at, ahead=_SMALL_READ_BYTES):
+        for _, batch in walk(self.disk, file, position, self.size, offset, epoch_at, ahead=SMALL_READ_BYTES):
             if batch.timestamp_ms >= timestamp_ms:
                 return batch.base_offset
         return None

@@ -28,7 +28,7 @@ from flashq.storage.file.flush import Flusher
 from flashq.storage.file.journal import Journal
 from flashq.storage.file.recovery import Broken
 from flashq.storage.file.segment import Segment, segment_path
-from flashq.storage.interface import Append, TopicConfig, TopicLog
+from flashq.storage.interface import SMALL_READ_BYTES, Append, TopicConfig, TopicLog
 from flashq.storage.keys import PostKeys
 
 TOPIC_FILE = "topic.json"
@@ -191,10 +191,19 @@ class FileTopicLog(TopicLog):
             self._check_readable(from_offset)
         return found
 
-    def is_at_hand(self, from_offset: int) -> bool:
-        segments = self._segments
-        at = bisect_right(segments, from_offset, key=lambda segment: segment.base_offset) - 1
-        return at < 0 or from_offset >= self.journal.readable or segments[at].is_at_hand(from_offset)
+    def is_at_hand(self, from_offset: int, max_bytes: int = SMALL_READ_BYTES) -> bool:
+        end, segments = self.journal.readable, self._segments
+        first = bisect_right(segments, from_offset, key=lambda segment: segment.base_offset) - 1
+        if first < 0:
+            return True
+        for at in range(first, len(segments)):
+            start = max(from_offset, segments[at].base_offset)
+            if start >= end or max_bytes <= 0:
+                break
+            if not segments[at].is_at_hand(start, max_bytes):
+                return False
+            max_bytes -= segments[at].bytes_from(start)
+        return True
 
     def offset_at(self, timestamp_ms: int) -> int:
         for segment in self._segments:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from flashq.batch import Batch
 from flashq.errors import Closed, InvalidParameter, OffsetOutOfRange, StorageUnavailable, TopicNotFound
-from flashq.storage.interface import Append, TopicConfig, TopicLog
+from flashq.storage.interface import SMALL_READ_BYTES, Append, TopicConfig, TopicLog
 from flashq.storage.kafka.cache import Cache
 from flashq.storage.kafka.cluster import Cluster, Found
 from flashq.storage.kafka.follower import Follower
@@ -256,6 +256,9 @@ class KafkaTopicLog(TopicLog):
         except TopicNotFound:
             self._parts.gone(self)
             raise
+
+    def is_at_hand(self, from_offset: int, max_bytes: int = SMALL_READ_BYTES) -> bool:
+        return False
 
     def offset_at(self, timestamp_ms: int) -> int:
         self.refresh()
