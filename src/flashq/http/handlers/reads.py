@@ -167,11 +167,12 @@ class _Later:
     def _find_end(self) -> None:
         """Of an answer that may be large: with what is at hand if that tells, else off the loop."""
         poll, stop, max_bytes = self._poll, self._poll.stop, self._max_bytes
-        batches = poll.log.read(poll.at, max_records=poll.query.max_records, max_bytes=SMALL_BYTES)
+        limit = min(SMALL_BYTES, max_bytes)
+        batches = poll.log.read(poll.at, max_records=poll.query.max_records, max_bytes=limit)
         end = batches[-1].next_offset if batches else poll.at
         frame_bytes = sum(len(batch.frame) for batch in batches)
         del batches
-        if end >= stop and frame_bytes <= min(SMALL_BYTES, max_bytes):
+        if end >= stop and frame_bytes <= limit:
             self._send(stop, is_small=True)
         elif self._in_lines and poll.log.size_bytes is not None and max_bytes >= poll.log.size_bytes:
             self._send(stop, is_small=False)  # one document, though, tells of damage before it begins
