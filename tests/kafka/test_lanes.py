@@ -50,7 +50,8 @@ def stored_in(log: TopicLog) -> list[tuple[int, int]]:
 def test_a_batch_sent_twice_is_answered_with_the_times_its_records_have(cluster: Cluster, kind: str) -> None:
     """The broker stores it, cannot replicate it in time, says so, and is sent it again: that, it calls a duplicate."""
     topic = f"sent-twice-{kind}"
-    created = cluster.admin.create_topics([NewTopic(topic, 1, 3, config={"message.timestamp.type": kind})])
+    config = {"message.timestamp.type": kind, "retention.ms": "-1"}  # records of 1970 are older than any other
+    created = cluster.admin.create_topics([NewTopic(topic, 1, 3, config=config)])
     created[topic].result()
     backend = KafkaBackend(cluster.bootstrap, config={"request.timeout.ms": str(int(REQUEST_TIMEOUT_S * 1000))})
     try:
