@@ -62,17 +62,23 @@ def disk() -> SlowDisk:
     return SlowDisk()
 
 
-@pytest.fixture
-def flashq(tmp_path: Path, disk: SlowDisk) -> Iterator[FlashQ]:
-    """A topic of many sealed segments, none of which anyone has looked at since the start."""
-    with FlashQ.open(tmp_path, "never", segment_bytes=1024) as filled:
-        for at in range(RECORDS):
-            filled.post_record("t", f"{at:0100}")
-    flashq = FlashQ(FileBackend(str(tmp_path), disk=disk))
+def filled(directory: Path, disk: SlowDisk, records: int, *, value_bytes: int, segment_bytes: int) -> Iterator[FlashQ]:
+    """A topic and a group, opened anew on a disk that is cold."""
+    with FlashQ.open(directory, "never", segment_bytes=segment_bytes) as warm:
+        warm.create_consumer_group("g")
+        for at in range(records):
+            warm.post_record("t", f"{at:0{value_bytes}}")
+    flashq = FlashQ(FileBackend(str(directory), disk=disk))
     disk.cold = True
     yield flashq
     disk.spun_up.set()
     flashq.close()
+
+
+@pytest.fixture
+def flashq(tmp_path: Path, disk: SlowDisk) -> Iterator[FlashQ]:
+    """A topic of many sealed segments, none of which anyone has looked at since the start."""
+    yield from filled(tmp_path, disk, RECORDS, value_bytes=100, segment_bytes=1024)
 
 
 def poll_of(query: str, fields: dict[bytes, bytes]) -> Request:
@@ -165,15 +171,7 @@ def test_a_poll_of_damaged_records_is_refused_as_ever(flashq: FlashQ, disk: Slow
 @pytest.fixture
 def large(tmp_path: Path, disk: SlowDisk) -> Iterator[FlashQ]:
     """Some 800 KiB in thirteen segments, several pieces of an answer in each."""
-    with FlashQ.open(tmp_path, "never", segment_bytes=64 * 1024) as filled:
-        filled.create_consumer_group("g")
-        for at in range(LARGE_RECORDS):
-            filled.post_record("t", f"{at:01000}")
-    flashq = FlashQ(FileBackend(str(tmp_path), disk=disk))
-    disk.cold = True
-    yield flashq
-    disk.spun_up.set()
-    flashq.close()
+    yield from filled(tmp_path, disk, LARGE_RECORDS, value_bytes=1000, segment_bytes=64 * 1024)
 
 
 @pytest.fixture
