@@ -60,6 +60,33 @@ def in_a_hurry(command: list[str]) -> list[str]:
     return [sys.executable, "-c", _IN_A_HURRY, *command[1:]]
 
 
+_IN_PLACE = """
+from flashq.storage.file.disk import Disk
+Disk.replace_file = Disk.write_file
+"""
+
+
+def writing_in_place(command: list[str]) -> list[str]:
+    """The same in a hurry, with files overwritten that are to be replaced by a rename."""
+    return [sys.executable, "-c", _IN_PLACE + _IN_A_HURRY, *command[1:]]
+
+
+_DEAF = """
+import contextlib
+from flashq.storage.file.disk import Disk
+write = Disk.write
+def write_and_hope(disk, file, data, position):
+    with contextlib.suppress(OSError):
+        write(disk, file, data, position)
+Disk.write = write_and_hope
+"""
+
+
+def deaf_to_errors(command: list[str]) -> list[str]:
+    """The same in a hurry, with errors of writes taken for success."""
+    return [sys.executable, "-c", _DEAF + _IN_A_HURRY, *command[1:]]
+
+
 _WITHOUT_BACKGROUND_SYNCS = """
 import sys, threading
 from flashq.cli.main import main

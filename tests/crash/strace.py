@@ -30,30 +30,24 @@ def why_no_strace() -> str:
     return "" if tried.returncode == 0 else f"strace may not trace here: {tried.stderr.decode()[-100:]}"
 
 
-def injecting(command: list[str], fault: str, *calls: str, trace: Path = Path(os.devnull)) -> list[str]:
+def injecting(
+    command: list[str], fault: str, *calls: str, trace: Path = Path(os.devnull), only: Path | None = None
+) -> list[str]:
     """The command under strace, with a fault in strace's words (`error=EIO:when=3`) for these system calls.
 
-    Calls are counted by name and by thread: an error meets the nth call of every thread, a signal that kills only that
-    of the first thread to get there. `trace` gets a line for each; see `injected`. Where a sync is to fail, every one
-    is made by fdatasync or fsync.
+    Calls are counted by name and by thread, `only` those on that path if one is given: an error meets the nth call of
+    every thread, a signal that kills only that of the first thread to get there. `trace` gets a line for each; see
+    `injected`. Where a sync is to fail, on whatever path, every one is made by fdatasync or fsync.
     """
-    named = ",".join(calls)
     by_threads = _BY_THREADS if _SYNCS & set(calls) else []
-    traced = f"trace={named}" + (",io_setup" if by_threads else "")
-    return [
-        "strace",
-        "-f",
-        "-y",
-        "-qq",
-        "-o",
-        str(trace),
-        "-e",
-        traced,
-        *by_threads,
-        "-e",
-        f"inject={named}:{fault}",
-        *command,
-    ]
+    on_path = ["-P", str(only)] if only else []
+    faults = [*by_threads, *on_path, "-e", f"inject={','.join(calls)}:{fault}"]
+    return [*tracing([], *calls, *(["io_setup"] if by_threads else []), trace=trace), *faults, *command]
+
+
+def tracing(command: list[str], *calls: str, trace: Path) -> list[str]:
+    """The command under strace, with a line in `trace` for each of these system calls."""
+    return ["strace", "-f", "-y", "-qq", "-o", str(trace), "-e", f"trace={','.join(calls)}", *command]
 
 
 def injected(trace: Path) -> list[str]:
@@ -68,6 +62,12 @@ def injected(trace: Path) -> list[str]:
             path = _PATH.search(begun.get(thread, "") if "resumed>" in call else call)
             found.append(path[1] if path else "")
     return found
+
+
+def paths(trace: Path) -> list[str]:
+    """The path each call names first, in the order they began."""
+    lines = trace.read_text(errors="replace").splitlines()
+    return [path[1] for line in lines if " resumed>" not in line and (path := _PATH.search(line))]
 
 
 def without_syncs(command: list[str]) -> list[str]:

@@ -1,14 +1,15 @@
 """A server that dies, or whose disk fails, at the nth system call that changes a file, for every n there is.
 
 strace counts calls by thread. An error meets the nth call of each thread, of whatever it is for. A kill ends the
-server at the first nth call of any: threads that make few calls, as retention's, are hardly ever the ones it meets.
+server at the first nth call of any, which is hardly ever that of a thread with few calls, as retention's: so the server
+is also killed at each call on each path.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
@@ -18,9 +19,16 @@ import pytest
 
 from flashq.cli.exit_codes import STORAGE
 from flashq.storage.file.verify import verify_directory
-from tests.crash.server_process import ServerFailedError, ServerProcess, flashq_command, in_a_hurry
+from tests.crash.server_process import (
+    ServerFailedError,
+    ServerProcess,
+    deaf_to_errors,
+    flashq_command,
+    in_a_hurry,
+    writing_in_place,
+)
 from tests.crash.story import Story
-from tests.crash.strace import CHANGES, injected, injecting, why_no_strace
+from tests.crash.strace import CHANGES, injected, injecting, paths, tracing, why_no_strace
 from tests.crash.wire import ConnectionLostError
 
 pytestmark = [
@@ -45,8 +53,21 @@ HIT = {
     "rmdir": {"directory"},
 }
 """What an error of each call must have met, over all stories; files of topics' settings and indexes come beside it."""
+KILLED_BY_PATH = ("pwrite64", "ftruncate", "rename", "unlink", "mkdir")
+"""Without the syncs, which leave a kill nothing else to find, and io_submit, which names no path."""
 AT_ONCE = 2
 """Stories told at the same time: most of one is the start of its two servers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is to go wrong, in strace's words."""
+
+    call: str
+    words: str
+    """As `signal=KILL:when=3`."""
+    path: str = ""
+    """In the directory of the story: only calls on it are counted. Empty: all."""
 
 
 @dataclass(slots=True)
@@ -62,13 +83,22 @@ class Told:
     refused: int = 0
     has_swept: bool = False
 
+    @property
+    def ended_well(self) -> bool:
+        """The server heard it to the end, and stopped by itself."""
+        return self.was_told and self.status == 0
 
-def tell_story(directory: Path, fault: str, call: str) -> Told:
+
+Server = Callable[[list[str]], list[str]]
+"""The command of a server as another that does the same, but for what is in its name."""
+
+
+def tell_story(directory: Path, fault: Fault, server_for: Server = in_a_hurry) -> Told:
     """A story with a fault, and the check of what it left with a server that has none."""
-    directory.mkdir()
-    data_dir, told, trace = directory / "data", Told(), directory / "trace"
-    command = flashq_command(data_dir, sync_mode="always", segment_bytes=1024)
-    failing = injecting(in_a_hurry(command), fault, call, trace=trace)
+    told, trace = Told(), directory / "trace"
+    command = command_for(directory)
+    only = directory / fault.path if fault.path else None
+    failing = injecting(server_for(command), fault.words, fault.call, trace=trace, only=only)
     with Story(directory) as story:
         with ServerProcess(failing, directory / "server.log") as server:
             try:
@@ -83,23 +113,51 @@ def tell_story(directory: Path, fault: str, call: str) -> Told:
         told.refused, told.has_swept = story.refused, story.has_swept
         told.hit = injected(trace)
         story.server_is_gone()
-        if (data_dir / "flashq.json").exists():
-            assert verify_directory(data_dir).damage == []
+        if (directory / "data" / "flashq.json").exists():
+            assert verify_directory(directory / "data").damage == []
         with ServerProcess(command, directory / "server-after.log") as server:
             violations = story.check(server)
-        assert not violations, f"{call} {fault}: {told}\n" + "\n".join(map(str, violations[:20]))
-        assert verify_directory(data_dir).damage == []
+        assert not violations, f"{fault}: {told}\n" + "\n".join(map(str, violations[:20]))
+        assert verify_directory(directory / "data").damage == []
     return told
 
 
-def stories(directory: Path, fault: str, call: str) -> Iterator[Told]:
-    """How stories went with the fault at the first such call of a thread, at the second, and so on without end."""
+def command_for(directory: Path) -> list[str]:
+    """The server of a story; makes the story's directory."""
+    directory.mkdir()
+    return flashq_command(directory / "data", sync_mode="always", segment_bytes=1024)
+
+
+def stories(directory: Path, faults: Iterable[Fault]) -> Iterator[Told]:
+    """How a story went with each fault, in their order; there may be faults without end."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         begun: deque[Future[Told]] = deque()
-        for nth in count(1):
-            begun.append(pool.submit(tell_story, directory / str(nth), f"{fault}:when={nth}", call))
+        for number, fault in enumerate(faults, 1):
+            begun.append(pool.submit(tell_story, directory / str(number), fault))
             if len(begun) > AT_ONCE:
                 yield begun.popleft().result()
+        for last in begun:
+            yield last.result()
+
+
+def at_each_call(call: str, words: str) -> Iterator[Fault]:
+    """At the first such call of a thread, at the second, and so on without end."""
+    return (Fault(call, f"{words}:when={nth}") for nth in count(1))
+
+
+def paths_of(call: str, directory: Path) -> Counter[str]:
+    """How often a story without a fault makes the call on each path of its data directory that has a name of its own.
+
+    What is deleted is first given a random one.
+    """
+    trace = directory / "trace"
+    command = tracing(in_a_hurry(command_for(directory)), call, trace=trace)
+    with Story(directory) as story, ServerProcess(command, directory / "server.log") as server:
+        server.start()
+        story.tell(server.port)
+        server.stop()
+    within = (path.removeprefix(f"{directory}/") for path in paths(trace) if path.startswith(f"{directory}/data"))
+    return Counter(path for path in within if "/.~deleted-" not in path)
 
 
 def class_of(path: str, directory: Path) -> str:
@@ -117,13 +175,55 @@ def test_errors_are_to_meet_every_class_of_file() -> None:
 def test_a_kill_at_any_system_call_loses_nothing_acknowledged(
     call: str, tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
-    for nth, told in enumerate(stories(tmp_path, "signal=KILL", call), 1):  # noqa: B007  # told of below
-        if told.was_told and told.status == 0:
+    for nth, told in enumerate(stories(tmp_path, at_each_call(call, "signal=KILL")), 1):  # noqa: B007  # told of below
+        if told.ended_well:
             break
     tell(f"killed at each of the first {nth - 1} calls of a thread")
     assert nth > 2
     assert told.refused == 0
     assert told.has_swept
+
+
+@pytest.mark.parametrize("call", KILLED_BY_PATH)
+def test_a_kill_at_any_system_call_on_any_path_loses_nothing_acknowledged(
+    call: str, tmp_path: Path, tell: Callable[[str], None]
+) -> None:
+    made = paths_of(call, tmp_path / "none")
+    faults = [
+        Fault(call, f"signal=KILL:when={nth}", path) for path, times in made.items() for nth in range(1, times + 1)
+    ]
+    killed = Counter(
+        fault.path for fault, told in zip(faults, stories(tmp_path, faults), strict=True) if not told.ended_well
+    )
+    by_two = made - killed
+    tell(f"killed at {killed.total()} calls on {len(killed)} paths, of {made.total()} on {len(made)}")
+    assert killed.keys() == made.keys()
+    assert by_two.total() <= made.total() // 8
+
+
+@pytest.mark.parametrize(
+    ("server", "fault", "complaint"),
+    [
+        (
+            writing_in_place,
+            Fault("pwrite64", "signal=KILL:when=1", "data/topics/swept/topic.json"),
+            "topic.json cannot be read",
+        ),
+        (
+            deaf_to_errors,
+            Fault("pwrite64", "error=EIO:when=1", f"data/topics/kept/0/{0:020}.log"),
+            "the log goes on at offset",
+        ),
+    ],
+    ids=["in place", "deaf to errors"],
+)
+def test_a_server_with_a_fault_of_its_own_is_found_out(
+    server: Server, fault: Fault, complaint: str, tmp_path: Path, tell: Callable[[str], None]
+) -> None:
+    with pytest.raises((AssertionError, ServerFailedError), match=complaint) as found:
+        tell_story(tmp_path / "1", fault, server)
+    tell(f"found: {complaint}")
+    print(found.value)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +238,7 @@ def test_a_disk_that_fails_at_any_system_call_is_told_and_loses_nothing_acknowle
 ) -> None:
     starts = refused = 0
     hit: Counter[str] = Counter()
-    for nth, told in enumerate(stories(tmp_path, f"error={error}", call), 1):
+    for nth, told in enumerate(stories(tmp_path, at_each_call(call, f"error={error}")), 1):
         assert "Traceback" not in told.output, f"{call} {nth}: {told.output}"
         if not told.hit:
             break
