@@ -8,8 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
+import pytest
+
 from flashq.broker.flashq import FlashQ
 from flashq.errors import StorageFull
+from flashq.http.answers import encode_whole
 from flashq.http.handlers.posts import PostHandler
 from flashq.http.head import Head
 from flashq.http.message import Deferred, Peer, Request, Response
@@ -59,7 +62,9 @@ def offset_in(answer: Response | Deferred) -> int:
     response = answer.response if isinstance(answer, Deferred) else answer
     assert response is not None
     assert response.status == 200
-    offset: int = json.loads(response.body)["offsets"][0]["offset"]
+    head, _, body = encode_whole(response).partition(b"\r\n\r\n")
+    assert b"\r\ncontent-length: %d" % len(body) in head
+    offset: int = json.loads(body)["offsets"][0]["offset"]
     return offset
 
 
@@ -113,6 +118,21 @@ def test_posts_to_a_topic_that_cannot_be_created_are_refused_and_the_next_one_tr
         executor.tell(executor.work())
         await turns_of_the_loop()
         assert offset_in(again) == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("first", [0, 5, 9, 10, 95])
+def test_posts_that_share_a_batch_are_each_answered_with_their_offset(first: int) -> None:
+    async def scenario() -> None:
+        flashq = FlashQ()
+        flashq.create_topic("t")
+        for _ in range(first):
+            flashq.post_record("t", "before")
+        handlers = PostHandler(flashq, asyncio.get_running_loop(), OneStepAtATime())
+        answers = [post(handlers, str(number)) for number in range(8)]
+        await turns_of_the_loop()
+        assert [offset_in(answer) for answer in answers] == list(range(first, first + 8))
 
     asyncio.run(scenario())
 

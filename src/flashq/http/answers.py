@@ -7,7 +7,7 @@ from collections import deque
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
-from flashq.http.message import JSON, Deferred, Fields, Response, StreamSource
+from flashq.http.message import JSON, Deferred, Fields, Response, StreamSource, field_line, with_lines
 
 if TYPE_CHECKING:
     from flashq.http.head import Head
@@ -38,22 +38,16 @@ def _begin(status: int, content_type: bytes) -> bytes:
     return begin
 
 
-def head_start_of(status: int, content_type: bytes, headers: Fields) -> bytes:
-    """`Response.head_start` of answers with this status, not 204 nor 304, and these headers."""
+def _head_start(status: int, content_type: bytes, headers: Fields) -> bytes:
+    """The head up to the value of content-length; of no 204 and no 304."""
     start = _head_starts.get((status, content_type, headers))
     if start is None:
-        fields = b"".join([_field(name, value) for name, value in headers])
+        fields = b"".join([field_line(name, value) for name, value in headers])
         start = b"%b%bcontent-length: " % (_begin(status, content_type), fields)
         # Only JSON: the headers of NDJSON hold offsets, and hardly one is seen twice.
         if content_type == JSON and len(_head_starts) < _REMEMBERED and all(len(value) < 64 for _, value in headers):
             _head_starts[status, content_type, headers] = start
     return start
-
-
-def _field(name: bytes, value: bytes) -> bytes:
-    if b"\r" in value or b"\n" in value:
-        raise ValueError("a header value must not hold a line end")
-    return b"%b: %b\r\n" % (name, value)
 
 
 # The ends of heads by the length of the body: most bodies are short.
@@ -62,11 +56,11 @@ _ENDS = [b"%d\r\n\r\n" % length for length in range(1024)]
 
 def encode_whole(response: Response) -> bytes:
     """Head and body of an answer on a connection that stays open by default (HTTP/1.1)."""
-    start = response.head_start
-    if not start:
-        if response.status in (204, 304):
-            return encode_head(response, b"", False)
-        start = head_start_of(response.status, response.content_type, response.headers)
+    if response.whole:
+        return response.whole
+    if response.status in (204, 304):
+        return encode_head(response, b"", False)
+    start = _head_start(response.status, response.content_type, response.headers)
     body = response.body
     length = len(body)
     return b"".join((start, _ENDS[length] if length < len(_ENDS) else b"%d\r\n\r\n" % length, body))
@@ -85,7 +79,7 @@ def encode_head(response: Response, connection: bytes, chunked: bool) -> bytes:
         lines.append(b"content-length: %d\r\n" % len(response.body))
     if connection:
         lines.append(b"connection: %b\r\n" % connection)
-    lines += [_field(name, value) for name, value in response.headers]
+    lines += [field_line(name, value) for name, value in response.headers]
     lines.append(b"\r\n")
     return b"".join(lines)
 
@@ -181,6 +175,9 @@ class AnswerQueue(asyncio.Protocol):
             self._take_no_more()
             self._drop_queue()
         connection = b"close" if close else b"keep-alive" if head is not None and not head.is_http11 else b""
+        if response.whole:
+            self._put(with_lines(response.whole, ((b"connection", connection),)) if connection else response.whole)
+            return
         self._put(encode_head(response, connection, self._chunked))
         bodiless = (head is not None and head.method == "HEAD") or response.status in (204, 304)
         if response.stream is None:

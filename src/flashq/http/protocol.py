@@ -359,7 +359,7 @@ class Connection(AnswerQueue):
         assert response is not None
         if self._fresh and len(self._queue) == 1 and response.stream is None:
             self._queue.clear()
-            self._transport.write(encode_whole(response))
+            self._transport.write(response.whole or encode_whole(response))
         else:
             self._ready(deferred)
 

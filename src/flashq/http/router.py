@@ -11,7 +11,7 @@ from flashq.api.errors import RequestError, error_body
 from flashq.api.operations import BY_ID
 from flashq.errors import FlashQError
 from flashq.http.edge import Edge
-from flashq.http.message import RETRY_SOON, Answered, Deferred, Fields, Request, Response, with_fields
+from flashq.http.message import RETRY_SOON, Counts, Deferred, Fields, Request, Response, with_fields
 from flashq.metrics import NO_OPERATION, Metrics
 
 RequestHandler = Callable[[Request], Response | Deferred]
@@ -26,7 +26,7 @@ class PerHead(NamedTuple):
     prepare: Callable[..., RequestHandler]
 
 
-_Operation = tuple[OperationHandler | PerHead, Answered]
+_Operation = tuple[OperationHandler | PerHead, Counts]
 
 
 class Router:
@@ -44,21 +44,21 @@ class Router:
         metrics = metrics or Metrics()
         by_path: dict[str, dict[str, _Operation]] = {}
         for name, handler in handlers.items():
-            operation = handler, metrics.of(name).answered
+            operation = handler, metrics.of(name)
             by_path.setdefault(BY_ID[name].path, {})[BY_ID[name].method] = operation
         self._routes = [(template.split("/"), methods) for template, methods in by_path.items()]
         self._edge = edge or Edge()
-        self._unrouted = metrics.of(NO_OPERATION).answered
+        self._unrouted: Counts = metrics.of(NO_OPERATION)
 
     def handle(self, request: Request) -> Response | Deferred:
         since = perf_counter()
-        head, answered = request.head, self._unrouted
+        head, counts = request.head, self._unrouted
         answer: Response | Deferred
         try:
             resolved = head.memo
             if resolved is None:  # equal heads share one: routed and let in once
                 resolved = head.memo = self._resolve(request)
-            handler, answered = resolved
+            handler, counts = resolved
             answer = handler(request)
         except FlashQError as error:
             answer = self._refused(error_response(error, request), request)
@@ -66,34 +66,34 @@ class Router:
             too_deep = RequestError("invalid_json", "the JSON is nested too deeply")
             answer = self._refused(error_response(too_deep, request), request)
         except Exception:
-            answered(since, 500)  # which the caller makes of it
+            counts.answered(since, 500)  # which the caller makes of it
             raise
         if type(answer) is Response:  # isinstance would ask msgspec's abstract metaclass
-            answered(since, answer.status)
+            counts.answered(since, answer.status)
         elif answer.response is not None:
-            answered(since, answer.response.status)
+            counts.answered(since, answer.response.status)
         else:
-            answer.since, answer.on_sent = since, answered
+            answer.since, answer.counts = since, counts
         return answer
 
     def _refused(self, refused: Response, request: Request) -> Response:
         fields = self._edge.cors_fields(request)
         return with_fields(refused, fields) if fields else refused
 
-    def _resolve(self, request: Request) -> tuple[RequestHandler, Answered]:
+    def _resolve(self, request: Request) -> tuple[RequestHandler, Counts]:
         self._edge.check_sender(request)
         preflight = self._edge.preflight(request)
         if preflight is not None:
             return lambda _: preflight, self._unrouted
         self._edge.check_token(request)
-        (operation, answered), names = self._route(request)
+        (operation, counts), names = self._route(request)
         handler: RequestHandler
         if isinstance(operation, PerHead):
             handler = operation.prepare(request.head, *names)
         else:
             handler = _with_names(operation, names)
         fields = self._edge.cors_fields(request)
-        return _adding(fields, handler) if fields else handler, answered
+        return _adding(fields, handler) if fields else handler, counts
 
     def _route(self, request: Request) -> tuple[_Operation, tuple[str, ...]]:
         for template, operations in self._routes:

@@ -18,11 +18,11 @@ from flashq.broker.flashq import FlashQ
 from flashq.broker.terms import Terms, append_on, check_terms, hash_idempotency_key
 from flashq.broker.tick import Tick
 from flashq.errors import FlashQError, InvalidParameter, StorageFailed
-from flashq.http.answers import head_start_of
+from flashq.http.answers import encode_whole
 from flashq.http.handlers.blocking import as_flashq_error
 from flashq.http.handlers.bodies import NDJSON, content_type, read_json, read_lines
 from flashq.http.head import Head
-from flashq.http.message import JSON, Deferred, Request, Response
+from flashq.http.message import JSON, Deferred, Fields, Request, Response
 from flashq.http.router import error_response
 from flashq.logging import get_logger
 from flashq.metrics import Volume
@@ -62,7 +62,7 @@ class PostHandler:
         has_terms = bool(head.query) or _IDEMPOTENCY_KEY in head.fields or _IF_NEXT_OFFSET in head.fields
         if has_terms or head.fields.get(b"content-type") != JSON:
             return lambda request: self._post_other(request, topic, has_terms)
-        backend, held, tick = self._flashq.backend, self._held, self._tick
+        topics, held, tick = self._flashq.backend.topics, self._held, self._tick
 
         def post_records(request: Request) -> Deferred:
             try:
@@ -70,7 +70,7 @@ class PostHandler:
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 records = read_json(request, decode_post).records  # which tells what is wrong with it
             post = _Post(request, to_rows(records), posted_body, None)
-            log = backend.topics.get(topic)
+            log = topics.get(topic)
             if log is None or topic in held:
                 self._wait_for_topic(post, topic)
             else:
@@ -136,13 +136,18 @@ class PostHandler:
             return
         terms = posts[0].terms  # a post with terms is alone in its batch
         durability = self._durable if terms is not None and terms.durable else self._durability[log.durability]
-        start = head_start_of(200, JSON, durability)
+        before, after = _around_offset(batch, durability)
         stamp, offset, size = stamp_of(batch.timestamp_ms), batch.base_offset, 0
+        if posts[0].counts is not None:
+            posts[0].counts.answered_together([post.since for post in posts], 200)
         for post in posts:
             count = len(post.rows)
             try:
                 size += len(post.request.body)
-                post.send(Response(200, post.body(offset, count, stamp), JSON, durability, head_start=start))
+                if count == 1 and before and post.body is posted_body:
+                    post.send_counted(Response(200, whole=b"%b%d%b" % (before, offset, after)))
+                else:
+                    post.send_counted(Response(200, post.body(offset, count, stamp), JSON, durability))
             except Exception as mistake:  # must not keep the others from their answers
                 logger.error("internal_error", exc_info=mistake)
             offset += count
@@ -206,6 +211,17 @@ class _Post(Deferred, eq=False):
     rows: list[Row]
     body: Callable[[int, int, bytes], bytes]
     terms: Terms | None
+
+
+def _around_offset(batch: Batch, headers: Fields) -> tuple[bytes, bytes]:
+    """What stands before and after the offset in the whole answer to a post of one record, for all such posts of a
+    batch; both empty where its offsets are not all of one length."""
+    if len(str(batch.base_offset)) != len(str(batch.next_offset)):
+        return b"", b""
+    body = posted_body(batch.base_offset, 1, stamp_of(batch.timestamp_ms))
+    name = b'"offset":'
+    before, name, after = encode_whole(Response(200, body, JSON, headers)).partition(name)
+    return before + name, after[len(str(batch.base_offset)) :]
 
 
 def _read(request: Request) -> tuple[list[Row], Callable[[int, int, bytes], bytes]]:
