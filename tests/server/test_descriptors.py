@@ -12,19 +12,27 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.running import Process, serving
+from tests.server.running import SCRIPT, Process, serving
 
 if sys.platform != "linux":
     pytest.skip("limits of another process are Linux's", allow_module_level=True)
 
 CONNECTIONS = 200
 SPARE = 40
+WITH_FEW = ("sh", "-c", 'ulimit -Sn 64; exec "$@"', "sh", *SCRIPT)
+"""By its soft limit: the hard one stays."""
 
 
 def cpu_s(server: Process) -> float:
     """Processor time it has used so far."""
     fields = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_server_raises_its_soft_limit_to_the_hard_one(tmp_path: Path) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with serving(tmp_path / "data", command=WITH_FEW) as server:
+        assert resource.prlimit(server.pid, resource.RLIMIT_NOFILE) == (hard, hard)
 
 
 def test_two_hundred_connections_without_descriptors_harm_nobody_who_is_connected(tmp_path: Path) -> None:

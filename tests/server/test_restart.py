@@ -9,8 +9,11 @@ from base64 import b64decode, b64encode
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import flashq
 from flashq.broker.flashq import FlashQ
+from flashq.cli.exit_codes import STORAGE
 from flashq.record import Record
 from tests.server.running import JSON, Process, serving
 
@@ -96,6 +99,17 @@ def test_keys_headers_and_what_is_empty_or_absent_are_the_same_after_a_kill(tmp_
         assert again["timestamp"] >= before["Two"][-1]["timestamp"]
 
 
+@pytest.mark.parametrize(("sync_mode", "raised"), [("always", 0), ("periodic", 1)])
+def test_a_topic_shows_an_epoch_that_rises_with_a_kill_where_records_may_be_taken_back(
+    sync_mode: str, raised: int, tmp_path: Path
+) -> None:
+    for epoch in (0, raised):
+        with serving(tmp_path / "data", "--sync-mode", sync_mode) as server:
+            server.post("t", "v")
+            assert server.ask("GET", "/topics/t").json()["epoch"] == epoch
+            server.kill()
+
+
 def test_a_torn_tail_is_cut_and_told(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     with serving(data_dir) as server:
@@ -143,6 +157,30 @@ def test_damage_is_told_health_is_degraded_and_the_rest_works(tmp_path: Path) ->
         assert server.post("good", "v")[0]["offset"] == 1
         assert server.stop() == 0
     assert segment.read_bytes() == damaged, "nothing is cut"
+
+
+def test_a_log_that_fails_is_told_with_its_cause_the_rest_works_and_a_restart_mends_it(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    in_the_way = data_dir / "topics" / "bad" / "0" / f"{1:020}.log"
+    with serving(data_dir, "--segment-bytes", "1024") as server:
+        server.post("bad", "kept ".ljust(1200))
+        server.post("good", "v")
+        in_the_way.symlink_to(tmp_path / "elsewhere")
+        answers = [server.try_post("bad", "refused") for _ in range(3)]
+        assert {(answer.status, answer.json()["error"]) for answer in answers} == {(503, "storage_failed")}
+        assert [answer.json()["details"]["outcome"] for answer in answers[1:]] == ["not_applied"] * 2
+        health = server.ask("GET", "/health")
+        assert (health.status, health.json()["status"]) == (503, "unhealthy")
+        assert str(in_the_way) in health.json()["problems"][0]
+        (line,) = server.events("storage_failed")
+        assert str(in_the_way) in line["cause"]
+        assert [record["offset"] for record in server.poll("bad")["records"]] == [0]
+        assert server.post("good", "v")[0]["offset"] == 1
+        assert server.stop() == STORAGE
+    in_the_way.unlink()
+    with serving(data_dir) as server:
+        assert server.ask("GET", "/health").json()["status"] == "healthy"
+        assert server.post("bad", "goes on")[0]["offset"] == 1
 
 
 def test_a_topic_that_cannot_be_read_is_named_as_such_and_never_shown_with_zeros(tmp_path: Path) -> None:

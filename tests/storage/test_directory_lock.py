@@ -76,6 +76,21 @@ def test_after_a_kill_the_next_start_needs_no_help(tmp_path: Path) -> None:
             assert (tmp_path / "data" / ".flashq.lock").read_text() == f"{os.getpid()}\n"
 
 
+def test_the_process_id_in_the_lock_file_decides_nothing(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    lock = tmp_path / "data" / LOCK_NAME
+    with holder(tmp_path / "data"):
+        for left in (f"{ended.pid}\n", "no number", ""):
+            lock.write_text(left)
+            with pytest.raises(DirectoryLocked):
+                FlashQ.open(tmp_path / "data")
+            assert lock.read_text() == left
+    for left in (f"{os.getppid()}\n", "no number", ""):
+        lock.write_text(left)
+        FlashQ.open(tmp_path / "data").close()
+
+
 def test_a_second_opener_in_the_same_process_is_refused_until_the_first_has_closed(tmp_path: Path) -> None:
     with FlashQ.open(tmp_path), pytest.raises(DirectoryLocked):
         FlashQ.open(tmp_path)
@@ -209,15 +224,35 @@ def test_unknown_files_are_ignored_and_kept(data: Path) -> None:
     assert all(path.read_text() == "mine" for path in unknown)
 
 
+def test_what_is_foreign_but_named_as_ours_cannot_be_read_and_is_left_alone(data: Path) -> None:
+    foreign = [
+        data / "topics" / "mine" / "topic.json",
+        data / "topics" / "mine too" / "0" / "x",
+        data / "groups" / "x.log",
+    ]
+    for path in foreign:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    with FlashQ.open(data) as flashq:
+        assert flashq.health().status == "degraded"
+        assert len(flashq.health().problems) == len(foreign)
+        assert flashq.post_record("good", "goes on") == 1
+    assert [path.read_text() for path in foreign] == ["mine"] * len(foreign)
+
+
 def test_what_a_crash_left_of_creating_and_deleting_is_removed_at_the_next_start(data: Path) -> None:
-    left = [data / "topics" / ".~new-x", data / "topics" / ".~deleted-123"]
-    for path in left:
+    topics = [data / "topics" / ".~new-x", data / "topics" / ".~deleted-123"]
+    for path in topics:
         (path / "0").mkdir(parents=True)
         (path / "0" / f"{0:020}.log").write_bytes(b"x")
         (path / "link").symlink_to(data / "topics" / "good")
+    groups = [data / "groups" / ".~new-x.log.new", data / "groups" / ".~deleted-123"]
+    for path in groups:
+        path.write_bytes((data / "groups" / "bad.log").read_bytes())
     with FlashQ.open(data) as flashq:
         assert flashq.poll_records("good")[0].text == "kept"
-    assert not any(path.exists() for path in left)
+        assert flashq.consumer_groups() == ["bad"]
+    assert not any(path.exists() for path in (*topics, *groups))
 
 
 def test_names_that_differ_only_in_case_stay_apart_on_any_file_system(tmp_path: Path) -> None:

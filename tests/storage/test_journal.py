@@ -23,6 +23,7 @@ from flashq.storage.file.segment import Segment
 from flashq.storage.file.topic_log import FileTopicLog
 from flashq.storage.interface import SYNC_MODES, Append, SyncMode, TopicConfig, TopicLog
 from flashq.testing.faulty_disk import FaultyDisk
+from tests.http.serving import eventually
 
 
 class Loop:
@@ -186,6 +187,18 @@ def test_under_periodic_the_interval_syncs_what_the_threshold_does_not(tmp_path:
     assert synced.wait(10)
     flashq.close()
     assert flashq.backend.topics["t"].durable_offset == 1
+
+
+def test_under_periodic_the_threshold_syncs_what_the_interval_does_not(tmp_path: Path) -> None:
+    backend = FileBackend(
+        str(tmp_path), sync_mode="periodic", commit_threshold=3, sync_interval_s=1000, disk=FaultyDisk()
+    )
+    with FlashQ(backend) as flashq:
+        flashq.post_records("t", ["a", "b"])
+        time.sleep(0.05)
+        assert flashq.backend.topics["t"].durable_offset == 0
+        flashq.post_record("t", "c")
+        assert eventually(lambda: flashq.backend.topics["t"].durable_offset == 3)
 
 
 def test_the_interval_is_looked_at_once_an_interval_not_once_a_sync(tmp_path: Path) -> None:

@@ -286,7 +286,8 @@ def test_two_tails_torn_at_one_position_in_one_second_are_both_kept(
         open_at(it.directory).close()
     kept = sorted(segment_of(it.directory).parent.glob("*.torn-*"))
     assert [path.read_bytes() for path in kept] == tails
-    assert kept[1].name == kept[0].name + "-2"
+    name = f"{0:020}.log.torn-20260101T000000Z-{len(it.data)}"
+    assert [path.name for path in kept] == [name, f"{name}-2"]
 
 
 @pytest.mark.parametrize("size", [1, 63, 64, 511, 512, 513, 2048, 100_000])
@@ -618,6 +619,17 @@ def test_a_root_file_that_is_newer_garbage_or_missing_refuses_to_open_and_touche
     open_at(written.directory).close()
 
 
+def test_a_newer_format_is_refused_with_what_this_one_reads_and_who_can_read_it(written: Written) -> None:
+    root = written.directory / "flashq.json"
+    good = root.read_bytes()
+    root.write_bytes(b'{"format": 2}')
+    try:
+        with pytest.raises(UnsupportedFormat, match=r"has format 2; this FlashQ reads format 1\..* or a newer one"):
+            open_at(written.directory)
+    finally:
+        root.write_bytes(good)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -765,7 +777,9 @@ def test_a_directory_that_is_no_topic_is_ignored_and_stays(tmp_path: Path) -> No
     assert (tmp_path / "topics" / "lost+found" / "note").read_text() == "mine"
 
 
-def test_health_is_degraded_once_a_read_has_met_damage_in_a_sealed_segment(tmp_path: Path) -> None:
+def test_health_is_degraded_once_a_read_has_met_damage_in_a_sealed_segment(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with FlashQ.open(tmp_path, segment_bytes=1024) as flashq:
         for _ in range(4):
             flashq.post_record("news", b"x" * 900)
@@ -775,6 +789,8 @@ def test_health_is_degraded_once_a_read_has_met_damage_in_a_sealed_segment(tmp_p
     first.write_bytes(data)
     with FlashQ.open(tmp_path) as flashq:
         assert flashq.health().status == "healthy"
-        with pytest.raises(DataCorruption):
+        with pytest.raises(DataCorruption) as damaged:
             flashq.poll_records("news")
         assert flashq.health().status == "degraded"
+    assert damaged.value.details == {"topic": "news", "offset": 0, "path": str(first), "position": 0}
+    assert any("data_corruption" in record.message and str(first) in record.message for record in caplog.records)
