@@ -21,6 +21,7 @@ from flashq.storage.file.directory_lock import LOCK_NAME
 from tests.crash.checker import check
 from tests.crash.history import HistoryFile, read_history
 from tests.crash.rounds import load_process, read_back, wait_until_ended, wait_until_loading
+from tests.http.serving import eventually
 from tests.server.running import SCRIPT, Process, flashq, serving
 
 pytestmark = pytest.mark.crash
@@ -162,7 +163,8 @@ def test_a_clock_an_hour_back_and_a_year_on_moves_no_timestamp_back_and_no_timeo
     stamps: list[str] = []
     shifts = (0, -HOUR_S, -HOUR_S, YEAR_S, 0)
     clock.write_text("+0")
-    with serving(data_dir, "--sync-mode", "periodic", environ=environ) as server:
+    by_interval = ("--sync-mode", "periodic", "--commit-threshold", "1000", "--sync-interval-s", "0.5")
+    with serving(data_dir, *by_interval, environ=environ) as server:
         for shift in shifts:
             begun_s = time.monotonic()
             with server.connect() as waiting:
@@ -172,6 +174,7 @@ def test_a_clock_an_hour_back_and_a_year_on_moves_no_timestamp_back_and_no_timeo
                 assert waiting.receive().status in (200, 404)
             if stamps:
                 assert 0.6 < time.monotonic() - begun_s < 5
+                assert eventually(partial(is_synced, server, "t", len(stamps)))
             stamps.append(server.post("t", f"{shift}")[0]["timestamp"])
     assert stamps == sorted(stamps)
     year = time.gmtime().tm_year
@@ -180,6 +183,11 @@ def test_a_clock_an_hour_back_and_a_year_on_moves_no_timestamp_back_and_no_timeo
         stamps.append(server.post("t", "after")[0]["timestamp"])
         assert [record["timestamp"] for record in server.read_all("t")] == stamps == sorted(stamps)
     tell(f"clock moved by {', '.join(map(str, shifts))} s: {', '.join(stamps)}")
+
+
+def is_synced(server: Process, topic: str, records: int) -> bool:
+    synced: int = server.ask("GET", f"/topics/{topic}").json()["durable_offset"]
+    return synced == records
 
 
 @pytest.mark.parametrize("sync_mode", ["always", "periodic"])
