@@ -94,7 +94,7 @@ def mended(log: bytes, how: int) -> bytes:
 
 def _check_scan(log: bytes, base_offset: int | None) -> None:
     file = _file_of(log)
-    with _memory_within(2 * len(log) + _SLACK_BYTES):
+    with memory_within(2 * len(log) + _SLACK_BYTES):
         batches: list[tuple[int, Batch]] = []
         found = scan(_disk, file, base_offset, _epoch, on_batch=lambda at, batch: batches.append((at, batch)))
     _check_verdict(file, log, base_offset, found, batches)
@@ -102,7 +102,7 @@ def _check_scan(log: bytes, base_offset: int | None) -> None:
         _check_batch(batch)
     with contextlib.suppress(ValueError):
         read_commits(batch for _, batch in batches)
-    with _memory_within(2 * len(log) + _SLACK_BYTES):
+    with memory_within(2 * len(log) + _SLACK_BYTES):
         spans = [
             (run.start, run.end, run.base_offset, run.next_offset) for run in runs(_disk, file, base_offset, _epoch)
         ]
@@ -133,7 +133,7 @@ def _check_verdict(
 def _check_batch(batch: Batch) -> None:
     """The records, read with a fence behind them, are those of another decoder."""
     at_fence = Batch(_fence.put(batch.frame), batch.count, batch.timestamp_ms, batch.base_offset)  # type: ignore[arg-type]
-    with _memory_within(2 * len(batch.frame) + _SLACK_BYTES + (_EXPANDED_BYTES if batch.frame[22] & 7 else 0)):
+    with memory_within(2 * len(batch.frame) + _SLACK_BYTES + (_EXPANDED_BYTES if batch.frame[22] & 7 else 0)):
         try:
             records = decode(at_fence, RecordWithOffset)
         except BadFrame:
@@ -167,7 +167,7 @@ def _kafka_records(batch: Batch) -> list[RecordWithOffset] | None:
 
 def _check_side_files(data: bytes) -> None:
     """Indexes are believed only if they are whole; keys of a segment come from its headers alone."""
-    with _memory_within(2 * len(data) + _SLACK_BYTES):
+    with memory_within(2 * len(data) + _SLACK_BYTES):
         index_file.decode(data, 0, 0)
         keys_file.decode(data, 0)
         with contextlib.suppress(Broken):
@@ -185,7 +185,7 @@ def _file_of(data: bytes) -> OpenFile:
 
 
 @contextlib.contextmanager
-def _memory_within(limit: int) -> Iterator[None]:
+def memory_within(limit: int) -> Iterator[None]:
     """Whatever is done inside never holds more than `limit` bytes that Python has allocated."""
     was_tracing = tracemalloc.is_tracing()  # to start and stop it for every input leaks some hundred bytes each time
     if not was_tracing:

@@ -151,11 +151,15 @@ def scan(
             key_hash = batch.key_hash
             if key_hash is not None:
                 found.keys.setdefault(key_hash, batch.base_offset)
-    except Broken as broken:
-        rest = disk.read(file, size - broken.position, broken.position)
-        enough = _ZEROS_THAT_TELL_IN_TEXT if is_text else _ZEROS_THAT_TELL
-        found.verdict = "torn" if _is_torn(rest, broken, epoch_at, enough) else "damage"
-        found.why = broken.why
+    except Broken as error:
+        # Without the traceback, whose frames hold what was read: the rest of a file may be much.
+        broken = Broken(error.position, error.offset, error.why, cut=error.cut)
+    else:
+        return found
+    rest = disk.read(file, size - broken.position, broken.position)
+    enough = _ZEROS_THAT_TELL_IN_TEXT if is_text else _ZEROS_THAT_TELL
+    found.verdict = "torn" if _is_torn(rest, broken, epoch_at, enough) else "damage"
+    found.why = broken.why
     return found
 
 
@@ -163,9 +167,9 @@ def _is_torn(rest: bytes, broken: Broken, epoch_at: EpochAt, zeros: int) -> bool
     length = len(rest)
     if not broken.cut:
         length = max(PREFIX.size + PREFIX.unpack_from(rest)[0], HEADER.size)
-    if records_match_crc(rest[:length]):
+    if records_match_crc(memoryview(rest)[:length]):
         return False  # all of it was written, and its numbering has changed since
-    written = rest.rstrip(b"\0")
+    written = memoryview(rest)[: len(rest.rstrip(b"\0"))]
     if _has_unwritten_sector(written, length, broken.position, zeros, least=1):
         return True
     if not broken.cut and not _has_unwritten_sector(rest, length, broken.position, zeros, least=2):
@@ -176,7 +180,7 @@ def _is_torn(rest: bytes, broken: Broken, epoch_at: EpochAt, zeros: int) -> bool
     return next(later_frames(rest, broken.offset or 0, epoch_at), None) is None
 
 
-def _has_unwritten_sector(data: bytes, length: int, position: int, zeros: int, *, least: int) -> bool:
+def _has_unwritten_sector(data: bytes | memoryview, length: int, position: int, zeros: int, *, least: int) -> bool:
     """Whether one disk sector's share of a frame is all zeros, as a sector that never reached the disk reads.
 
     The frame is the first `length` bytes of `data`, and lies at `position`. A whole sector tells, and a part of at
