@@ -230,7 +230,7 @@ def _no_time(offset: int) -> int:
 def _undecodable(batch: Batch, error: Exception) -> BadFrame:
     """How a failure to decode is told. The decompressors of another writer's batch each have errors of their own."""
     if isinstance(error, MemoryError):
-        bytearray(2 * len(batch.frame))  # raises again if it is memory that is short, and not a length that is absurd
+        bytes(2 * len(batch.frame))  # raises again if memory is short and no length absurd; by `calloc`, so not touched
         return BadFrame("records of the batch do not decode: a length is absurd")
     return BadFrame(f"records of the batch do not decode: {error}")
 
