@@ -8,6 +8,8 @@ from __future__ import annotations
 import gzip
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from struct import pack_into
 
@@ -206,3 +208,35 @@ def test_memory_taken_on_the_word_of_a_length_is_seen() -> None:
     file = file_of(with_length(LARGE, 64 * MIB))
     with pytest.raises(AssertionError, match="bytes were taken"), memory_within(2 * len(LARGE) + READ_BYTES):
         scan(Trusting(), file, 0, lambda offset: 0)
+
+
+# -- a lack of memory is no lie
+
+
+SHORT_OF_MEMORY = """
+import resource
+from flashq.batch import BadFrame, decode
+from flashq.record import RecordWithOffset
+from tests.test_batch_memory import BATCHES, MIB
+
+batch = BATCHES[{name!r}]()
+taken_kib = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
+resource.setrlimit(resource.RLIMIT_AS, (taken_kib * 1024 + 40 * MIB, -1))
+try:
+    decode(batch, RecordWithOffset)
+except (BadFrame, MemoryError) as error:
+    print(type(error).__name__)
+"""
+BATCHES = {
+    "a large record": lambda: batch_of(framed(record(bytes(64 * MIB)))),
+    "many records": lambda: batch_of(framed(record(b"") * MIB, MIB)),
+    "what it expands to": lambda: batch_of(framed(gzip.compress(record(bytes(100 * MIB)), 1), attributes=1)),
+    "a lie": lambda: batch_of(framed(LIES["the length of a key, beyond all memory"] + noise(SIZE))),
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_good_records_that_find_no_memory_are_no_bad_frame(name: str) -> None:
+    run = [sys.executable, "-c", SHORT_OF_MEMORY.format(name=name)]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=60)
+    assert done.stdout == ("BadFrame\n" if name == "a lie" else "MemoryError\n"), done.stderr

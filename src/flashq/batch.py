@@ -206,10 +206,16 @@ def decode_each(batch: Batch, make: MakeRecord[T], first: int = 0, stop: int | N
 
 
 def _records(batch: Batch) -> DefaultRecordBatch:
-    """The codec's reader. Not in Kafka's order, which would take a copy: it takes the length for the base offset."""
-    frame = batch.frame
-    if frame[_ATTRIBUTES_AT + 1] & _COMPRESSION_MASK:
-        frame = _expanded(frame)
+    return _reader(_plain(batch.frame))
+
+
+def _plain(frame: bytes | bytearray) -> bytes | bytearray:
+    """The frame, uncompressed."""
+    return _expanded(frame) if frame[_ATTRIBUTES_AT + 1] & _COMPRESSION_MASK else frame
+
+
+def _reader(frame: bytes | bytearray) -> DefaultRecordBatch:
+    """The codec's. Not in Kafka's order, which would take a copy: it takes the length for the base offset."""
     return DefaultRecordBatch(frame if frame[-1] < 0x80 else _padded(frame))
 
 
@@ -228,10 +234,21 @@ def _no_time(offset: int) -> int:
 
 
 def _undecodable(batch: Batch, error: Exception) -> BadFrame:
-    """How a failure to decode is told. The decompressors of another writer's batch each have errors of their own."""
+    """How a failure to decode is told. The decompressors of another writer's batch each have errors of their own.
+
+    The codec asks for as many bytes as a length says, which is no want of memory where the length is absurd: the
+    records are read again, none of them kept, for `MemoryError` to be raised only where there is too little.
+    """
     if isinstance(error, MemoryError):
-        bytes(2 * len(batch.frame))  # raises again if memory is short and no length absurd; by `calloc`, so not touched
-        return BadFrame("records of the batch do not decode: a length is absurd")
+        error.__traceback__ = None  # it holds the records made so far
+        frame = _plain(batch.frame)
+        try:
+            for _ in _reader(frame):
+                pass
+        except Exception:
+            bytes(2 * len(frame))  # what any true lengths need; by `calloc`, so not touched
+            return BadFrame("records of the batch do not decode: a length is absurd")
+        raise error
     return BadFrame(f"records of the batch do not decode: {error}")
 
 

@@ -12,13 +12,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flashq import FlashQ, UnsupportedFormat
-from flashq.batch import encode
+from flashq.batch import HEADER, MAGIC, PREFIX, Batch, check, encode
 from flashq.errors import DataCorruption, FlashQError
 from flashq.record import NO_HEADERS
+from flashq.storage.file import recovery
 from flashq.storage.file.backend import FileBackend
 from flashq.storage.file.consumer_group import FileConsumerGroup
 from flashq.storage.file.disk import Disk
@@ -317,6 +319,34 @@ def frames_for_later(count: int) -> bytes:
         batch.place(3 + number, 0, 0)
         frames += bytes(batch.frame)
     return frames
+
+
+def test_a_torn_value_of_what_thousands_of_frames_begin_with_is_judged_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To compare each to its end with a CRC takes a time that grows with the square of the size: 2 s for 1 MiB."""
+    size = 1 << 20
+    beginnings = b"".join(
+        HEADER.pack(size - at - PREFIX.size, 1000 + at, 0, MAGIC, 0, 0, 0, 0, 0, 0, 0, 0, 1)
+        for at in range(0, size - HEADER.size, HEADER.size)
+    )
+    with open_at(tmp_path) as flashq:
+        flashq.post_record("t", "good")
+        flashq.post_record("t", beginnings.ljust(size + HEADER.size, b"x"))
+    os.truncate(segment_of(tmp_path), segment_of(tmp_path).stat().st_size - 1)
+    compared = 0
+
+    def checking(frame: memoryview, *expected: Any) -> Batch:
+        nonlocal compared
+        compared += len(frame)
+        return check(frame, *expected)
+
+    monkeypatch.setattr(recovery, "check", checking)
+    monkeypatch.setattr(recovery, "_MOST_COMPARED_BYTES", 32 * size)
+    with open_at(tmp_path) as flashq:
+        assert len(flashq.poll_records("t")) == 1
+        assert flashq.health().status == "degraded"
+    assert 32 * size < compared < 40 * size
 
 
 def test_a_value_that_holds_good_frames_is_one_value_and_costs_no_record_when_torn(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ _LENGTH_BYTES = 4
 _ZEROS_AT_AN_END = 64 * 1024
 """As many as a whole frame is thought to end in."""
 _RESYNC_WINDOW = 1 << 32
+_MOST_COMPARED_BYTES = 1 << 30
+"""With CRCs, to find a later frame behind a torn one: a fraction of a second is spent on it."""
 
 EpochAt = Callable[[int], int]
 OnBatch = Callable[[int, Batch], None]
@@ -177,7 +179,18 @@ def _is_torn(rest: bytes, broken: Broken, epoch_at: EpochAt, zeros: int) -> bool
     # It ends in zeros, or past the end of the file. A whole one does, too, whose length has changed.
     if records_match_crc(written, more_zeros=min(len(rest) - len(written), _ZEROS_AT_AN_END)):
         return False
-    return next(later_frames(rest, broken.offset or 0, epoch_at), None) is None
+    return not _shows_later_frame(rest, broken.offset or 0, epoch_at)
+
+
+def _shows_later_frame(rest: bytes, offset: int, epoch_at: EpochAt) -> bool:
+    """Whether one is there, or so much of `rest` looks like frames that to know would take long: a record may be made
+    of the beginnings of thousands, each to be compared with its CRC to the end. Then it is for a person to judge."""
+    budget = _MOST_COMPARED_BYTES + 4 * len(rest)
+    for start, end in _apparent_frames(rest, offset, epoch_at):
+        budget -= end - start
+        if budget < 0 or _is_good(rest, start, end, epoch_at):
+            return True
+    return False
 
 
 def _has_unwritten_sector(data: bytes | memoryview, length: int, position: int, zeros: int, *, least: int) -> bool:
@@ -203,6 +216,12 @@ def _has_unwritten_sector(data: bytes | memoryview, length: int, position: int, 
 
 def later_frames(rest: bytes, offset: int, epoch_at: EpochAt) -> Iterator[int]:
     """Where in `rest` good frames of a later offset lie, epoch by epoch: the start of `rest` is damaged, not torn."""
+    apparent = _apparent_frames(rest, offset, epoch_at)
+    return (start for start, end in apparent if _is_good(rest, start, end, epoch_at))
+
+
+def _apparent_frames(rest: bytes, offset: int, epoch_at: EpochAt) -> Iterator[tuple[int, int]]:
+    """Start and end of what begins like a frame of a later offset, epoch by epoch."""
     for stated in range(epoch_at(offset), epoch_at(offset + _RESYNC_WINDOW) + 1):
         mark = stated.to_bytes(4, "big") + bytes([MAGIC])
         for match in re.finditer(re.escape(mark), rest):
@@ -212,8 +231,12 @@ def later_frames(rest: bytes, offset: int, epoch_at: EpochAt) -> Iterator[int]:
             length, later = PREFIX.unpack_from(rest, start)
             end = start + PREFIX.size + length
             if end <= len(rest) and length >= MIN_LENGTH and offset < later <= offset + _RESYNC_WINDOW:
-                try:
-                    check(memoryview(rest)[start:end], None, epoch_at)
-                except BadFrame:
-                    continue
-                yield start
+                yield start, end
+
+
+def _is_good(rest: bytes, start: int, end: int, epoch_at: EpochAt) -> bool:
+    try:
+        check(memoryview(rest)[start:end], None, epoch_at)
+    except BadFrame:
+        return False
+    return True
