@@ -129,6 +129,7 @@ class HistoryFile:
     """Appends events, each one `write` of one whole line, so any number of threads and processes may share a file."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def __enter__(self) -> Self:
