@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,11 +21,12 @@ import pytest
 from flashq import FlashQ
 from flashq.cli import exit_codes
 from flashq.storage.file.directory_lock import LOCK_NAME
-from tests.crash.checker import check
+from tests.crash.checker import check, check_timestamps
 from tests.crash.history import HistoryFile, read_history
+from tests.crash.records import StoredRecord
 from tests.crash.rounds import load_process, read_back, wait_until_ended, wait_until_loading
-from tests.http.serving import eventually
-from tests.server.running import SCRIPT, Process, flashq, serving
+from tests.crash.wire import ConnectionLostError
+from tests.server.running import JSON, SCRIPT, Process, flashq, serving
 
 pytestmark = pytest.mark.crash
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to take the place of another user or to mount")
@@ -31,7 +35,29 @@ ON = ("--sync-mode", "periodic", "--data-dir")
 """A mode in which each start after a kill raises the epoch, once."""
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *SCRIPT)
 FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
-HOUR_S, YEAR_S = 3600, 365 * 86_400
+needs_faketime = pytest.mark.skipif(FAKETIME is None, reason="needs libfaketime (Debian: faketime)")
+HOUR_S, DAY_S, YEAR_S = 3600, 86_400, 365 * 86_400
+SHIFTS_S = (0, -HOUR_S, -HOUR_S, YEAR_S, 0)
+HEAD_S, IDLE_S = 0.5, 1.0
+HURRIED = (
+    sys.executable,
+    "-c",
+    f"""
+import functools, sys
+from flashq import server
+from flashq.broker.retention import RetentionThread
+from flashq.cli.main import main
+server.Limits = functools.partial(server.Limits, head_timeout_s={HEAD_S}, idle_timeout_s={IDLE_S})
+RetentionThread.__init__.__defaults__ = (0.05,)
+sys.exit(main())
+""",
+)
+"""The same server with short timeouts, and with retention at work twenty times a second."""
+KEEPING = {
+    "day": {"retention_ms": 1000 * DAY_S},
+    "years": {"retention_ms": 2000 * YEAR_S},
+    "none": {"retention_bytes": 1, "segment_bytes": 1024},
+}
 
 
 # -- starting
@@ -149,45 +175,139 @@ def test_a_directory_of_another_user_is_one_line_and_exit_code_5_and_untouched(
 # -- time
 
 
-@pytest.mark.skipif(FAKETIME is None, reason="needs libfaketime (Debian: faketime)")
+class Clock:
+    """That of a server, moved while it runs. `is_all`: also the monotonic one, which no real machine moves."""
+
+    def __init__(self, path: Path, *, is_all: bool = False) -> None:
+        self._path = path
+        self.environ = {
+            "LD_PRELOAD": str(FAKETIME),
+            "FAKETIME_TIMESTAMP_FILE": str(path),
+            "FAKETIME_NO_CACHE": "1",
+            "DONT_FAKE_MONOTONIC": "0" if is_all else "1",
+        }
+        self.move(0)
+
+    def move(self, shift_s: int) -> None:
+        """So far from the clock of this machine."""
+        self._path.write_text(f"{shift_s:+}")
+
+
+@needs_faketime
 def test_a_clock_an_hour_back_and_a_year_on_moves_no_timestamp_back_and_no_timeout(
     tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
-    data_dir, clock = tmp_path / "data", tmp_path / "clock"
-    environ = {
-        "LD_PRELOAD": str(FAKETIME),
-        "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_NO_CACHE": "1",
-        "DONT_FAKE_MONOTONIC": "1",
-    }
+    data_dir, clock = tmp_path / "data", Clock(tmp_path / "clock")
     stamps: list[str] = []
-    shifts = (0, -HOUR_S, -HOUR_S, YEAR_S, 0)
-    clock.write_text("+0")
-    by_interval = ("--sync-mode", "periodic", "--commit-threshold", "1000", "--sync-interval-s", "0.5")
-    with serving(data_dir, *by_interval, environ=environ) as server:
-        for shift in shifts:
+    with serving(data_dir, "--sync-mode", "periodic", environ=clock.environ) as server:
+        for shift_s in SHIFTS_S:
             begun_s = time.monotonic()
             with server.connect() as waiting:
                 waiting.send(waiting.encode("GET", f"/topics/t/records?from_offset={len(stamps)}&timeout_ms=700"))
                 time.sleep(0.1)
-                clock.write_text(f"{shift:+}")
+                clock.move(shift_s)
                 assert waiting.receive().status in (200, 404)
             if stamps:
                 assert 0.6 < time.monotonic() - begun_s < 5
-                assert eventually(partial(is_synced, server, "t", len(stamps)))
-            stamps.append(server.post("t", f"{shift}")[0]["timestamp"])
-    assert stamps == sorted(stamps)
+            stamps.append(server.post("t", f"{shift_s}")[0]["timestamp"])
     year = time.gmtime().tm_year
     assert [int(stamp[:4]) - year for stamp in stamps] == [0, 0, 0, 1, 1]
     with serving(data_dir) as server:  # with the clock of this machine, a year before its last record
         stamps.append(server.post("t", "after")[0]["timestamp"])
-        assert [record["timestamp"] for record in server.read_all("t")] == stamps == sorted(stamps)
-    tell(f"clock moved by {', '.join(map(str, shifts))} s: {', '.join(stamps)}")
+        stored = [StoredRecord.from_json(record) for record in server.read_all("t")]
+    assert [record.timestamp for record in stored] == stamps
+    assert list(check_timestamps(stored)) == []
+    tell(f"clock moved by {', '.join(map(str, SHIFTS_S))} s: {', '.join(stamps)}")
 
 
-def is_synced(server: Process, topic: str, records: int) -> bool:
-    synced: int = server.ask("GET", f"/topics/{topic}").json()["durable_offset"]
-    return synced == records
+@needs_faketime
+def test_a_clock_that_jumps_closes_no_connection_early_or_late(tmp_path: Path, tell: Callable[[str], None]) -> None:
+    clock = Clock(tmp_path / "clock")
+    with serving(tmp_path / "data", environ=clock.environ, command=HURRIED) as server:
+        closed = [closing_times_s(server, clock, shift_s) for shift_s in (-HOUR_S, YEAR_S)]
+    assert [too_early_or_late(*each) for each in closed] == [[], []]
+    tell(f"heads were given up and idle connections closed after {closed} s; {HEAD_S} and {IDLE_S} were set")
+
+
+@needs_faketime
+def test_a_monotonic_clock_that_jumps_would_be_noticed(tmp_path: Path) -> None:
+    clock = Clock(tmp_path / "clock", is_all=True)
+    with serving(tmp_path / "data", environ=clock.environ, command=HURRIED) as server:
+        assert too_early_or_late(*closing_times_s(server, clock, YEAR_S)) == ["head", "idle"]
+        server.kill()  # it cannot tell any more how long to wait for whom
+
+
+def closing_times_s(server: Process, clock: Clock, shift_s: int) -> tuple[float, float]:
+    """After what time the server gives up a head that stops midway, and a client that has asked and says no more."""
+    with server.connect() as idle, socket.create_connection(("127.0.0.1", server.port), IDLE_S + 10) as slow:
+        assert idle.request("GET", "/health").status == 200
+        begun_s = time.monotonic()
+        slow.sendall(b"GET /health HTTP/1.1\r\n")
+        time.sleep(0.2)
+        clock.move(shift_s)
+        assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
+        head_s = time.monotonic() - begun_s
+        with pytest.raises(ConnectionLostError):
+            idle.receive()
+        return round(head_s, 2), round(time.monotonic() - begun_s, 2)
+
+
+def too_early_or_late(head_s: float, idle_s: float) -> list[str]:
+    return [
+        name
+        for name, took_s, timeout_s in (("head", head_s, HEAD_S), ("idle", idle_s, IDLE_S))
+        if not timeout_s - 0.1 < took_s < timeout_s + 1.5
+    ]
+
+
+@needs_faketime
+def test_a_clock_that_jumps_has_retention_take_what_is_old_by_it_and_nothing_else(
+    tmp_path: Path, tell: Callable[[str], None]
+) -> None:
+    clock, kept = Clock(tmp_path / "clock"), dict[int, list[int]]()
+    with serving(tmp_path / "data", environ=clock.environ, command=HURRIED) as server:
+        for topic, settings in KEEPING.items():
+            assert server.ask("PUT", f"/topics/{topic}", json.dumps(settings).encode(), JSON).status == 201
+        for number, shift_s in enumerate(SHIFTS_S):
+            clock.move(shift_s)
+            wait_for_sweeps(server)
+            for topic in ("day", "years"):
+                assert server.post(topic, "x")[0]["offset"] == number
+            wait_for_sweeps(server)
+            assert len(server.read_all("years")) == number + 1
+            start = server.ask("GET", "/topics/day").json()["log_start_offset"]
+            kept[number] = [record["offset"] for record in server.poll("day", from_offset=start)["records"]]
+    assert kept == {0: [0], 1: [0, 1], 2: [0, 1, 2], 3: [3], 4: [3, 4]}
+    tell(f"of a topic that keeps a day: {list(kept.values())}")
+
+
+def wait_for_sweeps(server: Process) -> None:
+    """Two: one may have begun before. A topic that has room for nothing shows them, and comes after the others."""
+    for _ in range(2):
+        end = server.post("none", "x" * 2000)[0]["offset"]
+        wait_until(lambda end=end: server.ask("GET", "/topics/none").json()["log_start_offset"] == end)  # type: ignore[misc]
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 5
+    while not is_so():
+        assert time.monotonic() < deadline_s, "not so after 5 s"
+        time.sleep(0.02)
+
+
+@needs_faketime
+def test_a_clock_that_jumps_stops_no_periodic_sync(tmp_path: Path, tell: Callable[[str], None]) -> None:
+    clock, took_s = Clock(tmp_path / "clock"), list[float]()
+    arguments = ("--sync-mode", "periodic", "--commit-threshold", "1000000", "--sync-interval-s", "0.4")
+    with serving(tmp_path / "data", *arguments, environ=clock.environ) as server:
+        for end, shift_s in enumerate(SHIFTS_S, start=1):
+            begun_s = time.monotonic()
+            server.post("t", "x")
+            clock.move(shift_s)  # between a write and its sync
+            wait_until(lambda end=end: server.ask("GET", "/topics/t").json()["durable_offset"] == end)  # type: ignore[misc]
+            took_s.append(round(time.monotonic() - begun_s, 2))
+    assert all(0.3 < each < 2 for each in took_s[1:]), took_s  # the first one makes the topic
+    tell(f"on disk after {took_s} s; the interval is 0.4")
 
 
 @pytest.mark.parametrize("sync_mode", ["always", "periodic"])
