@@ -6,14 +6,12 @@ FLASHQ_SOAK_SECONDS changes the length (1,200), FLASHQ_SOAK_SEED the choices.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import random
-import statistics
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -24,6 +22,7 @@ from flashq import Client
 from flashq.client.errors import ConnectionFailed
 from flashq.errors import FlashQError
 from flashq.storage.file.verify import verify_directory
+from tests.load.judging import Life, growth, losses
 from tests.server.running import JSON, Process, serving
 
 pytestmark = [pytest.mark.load, pytest.mark.timeout(7200)]
@@ -33,9 +32,6 @@ LIVES = (0.1, 0.1, 0.1, 0.1, 0.1, 0.5)  # of the time: a leak shows in a long on
 PRODUCERS = 4
 PAUSE_S = 0.02
 SETTINGS = ("--sync-mode", "periodic", "--segment-bytes", "262144", "--retention-bytes", "2097152")
-GROWTH = 1.05
-SLACK_BYTES = 4 * 1024 * 1024
-SLACK_DESCRIPTORS = 16
 
 
 @dataclass
@@ -45,30 +41,6 @@ class Sent:
     topic: str
     acknowledged: int = 0  # all numbers below
     unknown: int = 0  # all numbers below, and from `acknowledged` on, were sent and never answered
-
-
-@dataclass
-class Life:
-    """Samples of one process, from start to kill: resident bytes and open descriptors, one a second."""
-
-    resident: list[int] = field(default_factory=list)
-    descriptors: list[int] = field(default_factory=list)
-
-    def sample(self, pid: int) -> None:
-        with contextlib.suppress(OSError):
-            pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-            self.resident.append(pages * os.sysconf("SC_PAGE_SIZE"))
-            self.descriptors.append(len(os.listdir(f"/proc/{pid}/fd")))
-
-    def quarter(self, number: int) -> tuple[int, int]:
-        """Of one quarter of the samples: the median of resident bytes, the most descriptors."""
-        at = slice(len(self.resident) * number // 4, len(self.resident) * (number + 1) // 4)
-        return int(statistics.median(self.resident[at])), max(self.descriptors[at])
-
-    def assert_flat(self) -> None:
-        (early, held), (late, held_late) = self.quarter(1), self.quarter(3)
-        assert late <= GROWTH * early + SLACK_BYTES, f"memory grew from {early} to {late}: {self.resident}"
-        assert held_late <= held + SLACK_DESCRIPTORS, f"descriptors grew from {held} to {held_late}"
 
 
 class Load:
@@ -181,7 +153,7 @@ def test_memory_and_descriptors_stay_flat_and_nothing_is_lost(tmp_path: Path) ->
             if server.is_running:
                 for each in sent:
                     check_kept(server, each)
-        life.assert_flat()
+        assert life.growth() == [], life.resident
         lives.append(life)
         done = {what: done.get(what, 0) + count for what, count in load.done.items()}
     first, last = lives[0].quarter(3), lives[-1].quarter(3)
@@ -189,20 +161,26 @@ def test_memory_and_descriptors_stay_flat_and_nothing_is_lost(tmp_path: Path) ->
     print(
         f"\nsoak: {SOAK_S:.0f} s, {len(LIVES) - 1} kills, {done},"
         f" {sum(each.acknowledged for each in sent)} records acknowledged;"
-        f" resident {first[0] >> 20} MiB at the end of the first life, {last[0] >> 20} of the last;"
-        f" descriptors {first[1]} and {last[1]} (seed {seed})"
+        f" resident {first.resident >> 20} MiB at the end of the first life, {last.resident >> 20} of the last;"
+        f" descriptors {first.descriptors} and {last.descriptors} (seed {seed})"
     )
     assert not report.damage
-    assert last[0] <= GROWTH * first[0] + SLACK_BYTES
-    assert last[1] <= first[1] + SLACK_DESCRIPTORS
+    assert growth(first, last) == []
 
 
 def watch(server: Process, life: Life, seconds: float) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         assert server.is_running, server.log()
-        life.sample(server.pid)
+        sample(server.pid, life)
         time.sleep(min(1.0, seconds / 40))
+
+
+def sample(pid: int, life: Life) -> None:
+    with contextlib.suppress(OSError):
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        life.resident.append(pages * os.sysconf("SC_PAGE_SIZE"))
+        life.descriptors.append(len(os.listdir(f"/proc/{pid}/fd")))
 
 
 def check_kept(server: Process, sent: Sent) -> None:
@@ -214,10 +192,5 @@ def check_kept(server: Process, sent: Sent) -> None:
     while (polled := server.poll(sent.topic, from_offset=offset, max_records=10_000))["records"]:
         numbers += [int(record["value"].split()[0]) for record in polled["records"]]
         offset = polled["next_offset"]
-    for before, after in itertools.pairwise(numbers):
-        assert before < after, f"{sent.topic}: {after} comes after {before}"
-    assert numbers, f"{sent.topic} is empty"
-    assert numbers[-1] >= sent.acknowledged - 1, f"{sent.topic} ends with {numbers[-1]}: {sent} is lost"
-    missing = set(range(numbers[0], sent.acknowledged)) - set(numbers)
-    assert not missing, f"{sent.topic} has lost {sorted(missing)[:10]}"
+    assert losses(numbers, sent.acknowledged) == [], sent
     sent.acknowledged = sent.unknown = numbers[-1] + 1
