@@ -11,7 +11,9 @@ import sys
 from typing import Any
 
 COMMAND = "-r requirements.lock --require-hashes --disable-pip --progress-spinner off --timeout 10 --format json"
-UNKNOWN = "audit: the vulnerability service (pypi.org) could not be reached; nothing was audited"
+UNKNOWN = "audit: the vulnerability service (pypi.org) could not be reached or knows none of this; nothing was audited"
+UNREACHABLE = ("ConnectionError", "Could not connect", "Timeout")
+"""What pip-audit says when it is so: on standard error, with no report."""
 
 
 def judge(report: dict[str, Any] | None) -> tuple[list[str], int]:
@@ -39,7 +41,7 @@ def main() -> int:
         report = json.loads(told.stdout)
     except ValueError:
         report = None
-        if "ConnectionError" not in told.stderr and "Timeout" not in told.stderr:
+        if not any(words in told.stderr for words in UNREACHABLE):
             print(told.stderr, file=sys.stderr)
             return 2
     lines, code = judge(report)
