@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.storage.written import POSTS, Segments, Written
+
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
@@ -22,3 +24,20 @@ def tmp_path() -> Iterator[Path]:
 def module_path() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="flashq-", dir=MEMORY) as directory:
         yield Path(directory)
+
+
+@pytest.fixture(scope="module")
+def written_once(module_path: Path) -> Written:
+    return Written(module_path / "data", POSTS)
+
+
+@pytest.fixture
+def written(written_once: Written) -> Iterator[Written]:
+    """One directory for all tests of a module; each finds its segment whole."""
+    yield written_once
+    written_once.with_data(written_once.data)
+
+
+@pytest.fixture
+def segments(tmp_path: Path) -> Segments:
+    return Segments(tmp_path / "data")

@@ -17,7 +17,7 @@ from flashq.storage.file.index import SparseIndex
 from flashq.storage.file.opening import read_topic_file
 from flashq.storage.file.recovery import SECTOR_BYTES
 from flashq.storage.file.root_file import ROOT_FILE, RootFile, read_root, save_root
-from tests.storage.test_recovery import Segments, Written, open_at, segment_of, snapshot
+from tests.storage.written import Segments, Written, open_at, segment_of, snapshot
 
 PAGE_BYTES = 4096
 
@@ -70,11 +70,6 @@ def test_a_version_file_is_read_as_it_was_saved(tmp_path: Path) -> None:
     root = RootFile(format=1, epoch=7, clean=True, sync_mode="never")
     save_root(Disk(), str(tmp_path), root)
     assert read_root(Disk(), str(tmp_path)) == root
-
-
-@pytest.fixture
-def segments(tmp_path: Path) -> Segments:
-    return Segments(tmp_path / "data")
 
 
 def zeroed_sectors(data: bytes) -> Iterator[bytes]:
