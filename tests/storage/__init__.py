@@ -2,4 +2,4 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.storage.written")
+pytest.register_assert_rewrite("tests.storage.rig", "tests.storage.written")

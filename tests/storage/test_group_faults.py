@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from flashq.errors import StorageFailed
+from flashq.errors import StorageFailed, StorageFull
 from flashq.storage.file import consumer_group
 from flashq.storage.interface import SYNC_MODES, SyncMode
 from flashq.testing.faulty_disk import Fault
 from tests.storage.crashing_disk import Nth
-from tests.storage.test_faults import Rig
+from tests.storage.rig import BROKEN, FULL, Rig
 
 ANY_CALL = ("write", "sync", "create", "truncate", "rename", "sync_directory")
 TOPICS = ("t", "u")
@@ -75,3 +76,46 @@ def test_a_commit_that_was_acknowledged_is_there_whichever_call_failed(
             assert nth > 10
             return
     raise AssertionError
+
+
+@pytest.mark.parametrize("fault", [*map(Fault, FULL), BROKEN])
+def test_a_compaction_that_fails_keeps_the_last_commit(
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    monkeypatch.setattr(consumer_group, "_COMPACT_BYTES", 500)
+    for operation in ("create", "write", "sync", "rename", "sync_directory"):
+        it = rig()
+        it.flashq.post_records("t", ["x"] * 50)
+        group = f"g-{operation}-{fault.errno}"
+        it.flashq.create_consumer_group(group)
+        it.disk.decide = lambda called, path, operation=operation: (
+            fault if called == operation and (".new" in path or path.endswith("groups")) else None
+        )
+        committed = refused = 0
+        for offset in range(1, 40):
+            try:
+                it.flashq.commit_offset(group, "t", offset)
+                committed = offset
+            except (StorageFull, StorageFailed):
+                refused += 1
+        assert refused > 0
+        assert it.flashq.consumer_group_offset(group, "t") == committed
+        it.disk.decide = None
+        if fault is not BROKEN:
+            it.flashq.commit_offset(group, "t", 45)
+            committed = 45
+        it.reopen()
+        assert it.flashq.consumer_group_offset(group, "t") == committed
+        it.flashq.close()
+
+
+def test_a_group_whose_deletion_was_not_durable_is_there_as_it_was_after_a_restart(rig: Callable[..., Rig]) -> None:
+    it = rig()
+    it.flashq.post_record("t", "x")
+    it.flashq.create_consumer_group("g")
+    it.flashq.commit_offset("g", "t", 1)
+    it.disk.decide = Nth(1, BROKEN, "sync_directory")
+    with pytest.raises(StorageFailed):
+        it.flashq.delete_consumer_group("g")
+    assert it.flashq.consumer_group_offset("g", "t") == 1
+    assert it.reopen().consumer_group_offset("g", "t") == 1
