@@ -18,6 +18,10 @@ from flashq.http.message import Handler, Request, Response
 
 T = TypeVar("T")
 
+G = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n"
+H = b"POST /x HTTP/1.1\r\nHost: a\r\n"
+"""A whole request, and the beginning of one: its head up to where more headers go."""
+
 
 def echo(request: Request) -> Response:
     """Says what it was asked; /boom raises."""

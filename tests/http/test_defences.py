@@ -9,10 +9,8 @@ import pytest
 
 from flashq.http.head import Limits
 from flashq.http.message import Deferred
-from tests.http.serving import Served, eventually, serving, split_answers
+from tests.http.serving import G, H, Served, eventually, serving, split_answers
 
-H = b"POST /x HTTP/1.1\r\nHost: a\r\n"
-G = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n"
 CHUNKED = H + b"Transfer-Encoding: chunked\r\n\r\n"
 LIMITS = Limits(max_body_bytes=100_000, head_timeout_s=5)
 

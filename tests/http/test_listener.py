@@ -18,9 +18,7 @@ import pytest
 from flashq.http.head import Limits
 from flashq.http.listener import HttpServer
 from flashq.http.message import Request, Response
-from tests.http.serving import Served, echo, eventually, receive_answers, serving, split_answers
-
-G = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n"
+from tests.http.serving import G, Served, echo, eventually, receive_answers, serving, split_answers
 
 ONE_KEPT = Limits(max_connections=1, linger_timeout_s=60)  # whoever is refused may stay for long
 BURST, TOLD = 100, 64
