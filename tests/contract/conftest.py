@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from flashq import FlashQ
+from flashq.record import NO_HEADERS, Row
 from flashq.storage.backend import StorageBackend
 from flashq.storage.file.backend import FileBackend
 from flashq.storage.file.verify import verify_directory
@@ -31,6 +32,10 @@ class Clock:
 
     def __call__(self) -> int:
         return self.ms
+
+
+def rows(*values: str) -> list[Row]:
+    return [(None, value.encode(), NO_HEADERS) for value in values]
 
 
 @pytest.fixture
