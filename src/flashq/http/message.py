@@ -184,6 +184,7 @@ class Deferred(msgspec.Struct, eq=False, kw_only=True):
     since: float = 0.0
     """What `counts` is told: time.perf_counter when the request came, or when a wait it asked for was over."""
     counts: Counts | None = None
+    """Where `send` counts the answer; None once it has been counted."""
     head: Head | None = None
     """Of the request this answers; None until the handler has returned, and for protocol errors."""
     on_ready: Callable[[Deferred], None] | None = None
@@ -202,15 +203,11 @@ class Deferred(msgspec.Struct, eq=False, kw_only=True):
         """
         if self.response is not None:
             raise RuntimeError("this request has already been answered")
-        if self.counts is not None:
-            self.counts.answered(self.since, response.status)
-        self.send_counted(response)
-
-    def send_counted(self, response: Response) -> None:
-        """Answer, as `send` does, once; the answer has been counted, or is not to be."""
         if self.fields:
             response = with_fields(response, self.fields)
         self.response = response
+        if self.counts is not None:
+            self.counts.answered(self.since, response.status)
         if self._abandoned:
             if response.stream is not None:
                 response.stream.close()

@@ -36,6 +36,8 @@ _IDEMPOTENCY_KEY = b"idempotency-key"
 _IF_NEXT_OFFSET = b"if-next-offset"
 _OFFSET = re.compile(rb"[0-9]{1,19}")
 _MAX_OFFSET = (1 << 63) - 1
+_SEVERAL = 4
+"""Posts in a batch, for what their answers share to be worth making."""
 
 
 class PostHandler:
@@ -136,18 +138,19 @@ class PostHandler:
             return
         terms = posts[0].terms  # a post with terms is alone in its batch
         durability = self._durable if terms is not None and terms.durable else self._durability[log.durability]
-        before, after = _around_offset(batch, durability)
         stamp, offset, size = stamp_of(batch.timestamp_ms), batch.base_offset, 0
-        if posts[0].counts is not None:
-            posts[0].counts.answered_together([post.since for post in posts], 200)
+        before = after = b""
+        if len(posts) >= _SEVERAL:
+            before, after = _around_offset(batch, stamp, durability)
+            _count_together(posts)
         for post in posts:
             count = len(post.rows)
             try:
                 size += len(post.request.body)
                 if count == 1 and before and post.body is posted_body:
-                    post.send_counted(Response(200, whole=b"%b%d%b" % (before, offset, after)))
+                    post.send(Response(200, whole=b"%b%d%b" % (before, offset, after)))
                 else:
-                    post.send_counted(Response(200, post.body(offset, count, stamp), JSON, durability))
+                    post.send(Response(200, post.body(offset, count, stamp), JSON, durability))
             except Exception as mistake:  # must not keep the others from their answers
                 logger.error("internal_error", exc_info=mistake)
             offset += count
@@ -213,14 +216,21 @@ class _Post(Deferred, eq=False):
     terms: Terms | None
 
 
-def _around_offset(batch: Batch, headers: Fields) -> tuple[bytes, bytes]:
+def _count_together(posts: list[_Post]) -> None:
+    counts = posts[0].counts  # they are all of one operation
+    if counts is not None:
+        counts.answered_together([post.since for post in posts], 200)
+        for post in posts:
+            post.counts = None
+
+
+def _around_offset(batch: Batch, stamp: bytes, headers: Fields) -> tuple[bytes, bytes]:
     """What stands before and after the offset in the whole answer to a post of one record, for all such posts of a
     batch; both empty where its offsets are not all of one length."""
     if len(str(batch.base_offset)) != len(str(batch.next_offset)):
         return b"", b""
-    body = posted_body(batch.base_offset, 1, stamp_of(batch.timestamp_ms))
-    name = b'"offset":'
-    before, name, after = encode_whole(Response(200, body, JSON, headers)).partition(name)
+    body = posted_body(batch.base_offset, 1, stamp)
+    before, name, after = encode_whole(Response(200, body, JSON, headers)).partition(b'"offset":')
     return before + name, after[len(str(batch.base_offset)) :]
 
 
