@@ -64,7 +64,7 @@ class PostHandler:
         has_terms = bool(head.query) or _IDEMPOTENCY_KEY in head.fields or _IF_NEXT_OFFSET in head.fields
         if has_terms or head.fields.get(b"content-type") != JSON:
             return lambda request: self._post_other(request, topic, has_terms)
-        topics, held, tick = self._flashq.backend.topics, self._held, self._tick
+        backend, held, tick = self._flashq.backend, self._held, self._tick
 
         def post_records(request: Request) -> Deferred:
             try:
@@ -72,7 +72,7 @@ class PostHandler:
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 records = read_json(request, decode_post).records  # which tells what is wrong with it
             post = _Post(request, to_rows(records), posted_body, None)
-            log = topics.get(topic)
+            log = backend.topics.get(topic)  # a mapping that some backends replace
             if log is None or topic in held:
                 self._wait_for_topic(post, topic)
             else:
