@@ -34,6 +34,7 @@ def tear(log_dir: Path, choices: random.Random) -> bool:
         return False
     (delta,) = _DELTA.unpack_from(batch, _DELTA_POSITION)
     frame = _FRAME.pack(len(batch), offset + delta + 1) + batch
+    zeros = len(frame) - len(frame.lstrip(b"\0"))  # alone they would be room for the next frame, which is not kept
     with segment.open("ab") as file:
-        file.write(frame[: choices.randrange(1, len(frame))])
+        file.write(frame[: choices.randrange(zeros + 1, len(frame))])
     return True
