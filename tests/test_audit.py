@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
-judge = runpy.run_path(str(Path(__file__).parents[1] / ".ci" / "audit.py"))["judge"]
+import pytest
+
+AUDIT = runpy.run_path(str(Path(__file__).parents[1] / ".ci" / "audit.py"))
+judge, main = AUDIT["judge"], AUDIT["main"]
 
 KNOWN: dict[str, Any] = {"id": "PYSEC-1", "fix_versions": ["2"]}
 FINE: dict[str, Any] = {"name": "a", "version": "1", "vulns": []}
@@ -34,3 +39,33 @@ def test_a_service_that_cannot_be_reached_fails_nothing_and_says_so_in_one_line(
         (line,), code = judge(report)
         assert code == 0
         assert "nothing was audited" in line
+
+
+@pytest.mark.parametrize(
+    ("said", "complained", "code"),
+    [
+        (json.dumps({"dependencies": [FINE]}), "", 0),
+        (json.dumps({"dependencies": [BAD]}), "Found 1 known vulnerability", 1),
+        ("", "requests.exceptions.ConnectionError: refused", 0),
+        ("", "Could not connect to PyPI's vulnerability feed", 0),
+        ("", "Read timed out: ReadTimeout", 0),
+        ("", "usage: pip-audit: unknown option", 2),
+    ],
+)
+def test_what_pip_audit_says_and_complains_of_makes_the_exit_code(
+    said: str,
+    complained: str,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A program in the place of pip-audit, which here can reach nobody who knows anything."""
+    told = tmp_path / "python"
+    told.write_text(f"#!{sys.executable}\nimport sys\nprint({said!r})\nprint({complained!r}, file=sys.stderr)\n")
+    told.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(told))
+    assert main() == code
+    shown = capfd.readouterr()
+    assert ("nothing was audited" in shown.out) == (code == 0 and not said)
+    assert shown.err.strip() == (complained if code == 2 else "")
