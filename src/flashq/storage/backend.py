@@ -31,7 +31,7 @@ class StorageBackend(ABC):
     """A set of topics and groups. Creating and deleting block until durable.
 
     Where storage is at hand, finding and reading do not wait. Where it `is_remote`, every method of it, its logs and
-    its groups may wait for the network, but `append` and what is a property: a property tells what was last heard.
+    its groups may wait for the network, but `append`: attributes and properties tell what was last heard.
     """
 
     kind: str
@@ -39,16 +39,10 @@ class StorageBackend(ABC):
     is_remote = False
     conditions: frozenset[Condition] = frozenset({"durable", "if_next_offset"})
     """What a post can ask for beyond being stored."""
-
-    @property
-    @abstractmethod
-    def topics(self) -> Mapping[str, TopicLog]:
-        """Topics by name."""
-
-    @property
-    @abstractmethod
-    def groups(self) -> Mapping[str, ConsumerGroup]:
-        """Groups by name."""
+    topics: Mapping[str, TopicLog]
+    """By name. The backend's to change and to replace: ask for it anew each time. (No property: each post reads it.)"""
+    groups: Mapping[str, ConsumerGroup]
+    """By name, as `topics` are."""
 
     def refresh(self) -> None:  # noqa: B027
         """Have topics and groups, and the offsets of all topics, as they are now. At hand, they are."""

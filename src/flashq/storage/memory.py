@@ -172,34 +172,26 @@ class InMemoryBackend(StorageBackend):
     sync_mode: SyncMode = "never"
 
     def __init__(self) -> None:
-        self._topics: dict[str, InMemoryTopicLog] = {}
-        self._groups: dict[str, InMemoryConsumerGroup] = {}
-
-    @property
-    def topics(self) -> Mapping[str, TopicLog]:
-        return self._topics
-
-    @property
-    def groups(self) -> Mapping[str, ConsumerGroup]:
-        return self._groups
+        self.topics: dict[str, InMemoryTopicLog] = {}
+        self.groups: dict[str, InMemoryConsumerGroup] = {}
 
     def create_topic(self, name: str, config: TopicConfig) -> tuple[TopicLog, bool]:
         new = InMemoryTopicLog(name, config)
-        log = self._topics.setdefault(name, new)
+        log = self.topics.setdefault(name, new)
         return log, log is new
 
     def delete_topic(self, name: str) -> None:
-        self._topics.pop(name).close()
+        self.topics.pop(name).close()
 
     def create_group(self, name: str) -> ConsumerGroup:
-        return self._groups.setdefault(name, InMemoryConsumerGroup(name))
+        return self.groups.setdefault(name, InMemoryConsumerGroup(name))
 
     def delete_group(self, name: str) -> None:
-        del self._groups[name]
+        del self.groups[name]
 
     def health(self) -> Health:
         return Health()
 
     def close(self) -> None:
-        for log in self._topics.values():
+        for log in self.topics.values():
             log.close()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -73,8 +73,8 @@ class FileBackend(StorageBackend):
         self.recovered = Recovered()
         self._disk = disk = disk or Disk()
         self._changing = threading.Lock()  # held while a topic or group is made or removed
-        self._topics: dict[str, TopicLog] = {}
-        self._groups: dict[str, ConsumerGroup] = {}
+        self.topics: dict[str, TopicLog] = {}
+        self.groups: dict[str, ConsumerGroup] = {}
         self._topics_dir = os.path.join(self.data_dir, "topics")
         self._groups_dir = os.path.join(self.data_dir, "groups")
         with _opening(self.data_dir):
@@ -89,28 +89,20 @@ class FileBackend(StorageBackend):
                 self._directory_lock.release()
                 raise
 
-    @property
-    def topics(self) -> Mapping[str, TopicLog]:
-        return self._topics
-
-    @property
-    def groups(self) -> Mapping[str, ConsumerGroup]:
-        return self._groups
-
     def create_topic(self, name: str, config: TopicConfig) -> tuple[TopicLog, bool]:
         with self._changing:
-            is_new = name not in self._topics
+            is_new = name not in self.topics
             if is_new:
                 self._check_descriptors(f"topic {name}")
                 with on_disk(f"topic {name}"):
-                    self._topics[name] = create_topic(
+                    self.topics[name] = create_topic(
                         self._topics_dir, name, config, disk=self._disk, flusher=self._flusher, epoch=self._root.epoch
                     )
-            return self._topics[name], is_new
+            return self.topics[name], is_new
 
     def delete_topic(self, name: str) -> None:
         with self._changing:
-            topic = self._topics.pop(name)
+            topic = self.topics.pop(name)
             assert isinstance(topic, FileTopicLog | UnreadableTopicLog)
             with contextlib.suppress(StorageFailed):
                 _close(topic)
@@ -118,21 +110,21 @@ class FileBackend(StorageBackend):
                 with on_disk(f"the deletion of topic {name}"):
                     delete_topic(self._topics_dir, topic.directory, disk=self._disk)
             except FlashQError:
-                self._topics[name] = topic  # closed, and still to be deleted
+                self.topics[name] = topic  # closed, and still to be deleted
                 raise
 
     def create_group(self, name: str) -> ConsumerGroup:
         with self._changing:
-            if name not in self._groups:
+            if name not in self.groups:
                 self._check_descriptors(f"group {name}")
                 path = os.path.join(self._groups_dir, file_name(name) + GROUP_SUFFIX)
                 with on_disk(f"group {name}"):
-                    self._groups[name] = FileConsumerGroup.create(self._disk, path, name, self._flusher)
-            return self._groups[name]
+                    self.groups[name] = FileConsumerGroup.create(self._disk, path, name, self._flusher)
+            return self.groups[name]
 
     def delete_group(self, name: str) -> None:
         with self._changing:
-            group = self._groups.pop(name)
+            group = self.groups.pop(name)
             assert isinstance(group, FileConsumerGroup | UnreadableGroup)
             with contextlib.suppress(StorageFailed):
                 _close(group)
@@ -140,7 +132,7 @@ class FileBackend(StorageBackend):
                 with on_disk(f"the deletion of group {name}"):
                     delete_group_file(self._groups_dir, group.path, disk=self._disk)
             except FlashQError:
-                self._groups[name] = group
+                self.groups[name] = group
                 raise
 
     def drive_from_loop(self, loop: AbstractEventLoop) -> None:
@@ -157,7 +149,7 @@ class FileBackend(StorageBackend):
         self._flusher.on_sync = observer
 
     def health(self) -> Health:
-        logs = [*self._topics.values(), *self._groups.values()]
+        logs = [*self.topics.values(), *self.groups.values()]
         journals = [each.journal for each in logs if isinstance(each, FileTopicLog | FileConsumerGroup)]
         failed = [journal.failure.message for journal in journals if journal.failure is not None]
         damages = [getattr(each, name, None) for each in logs for name in ("damage", "damage_read")]
@@ -168,7 +160,7 @@ class FileBackend(StorageBackend):
     def close(self) -> None:
         """Raises the first failure, after everything has been closed; the stop then does not count as clean."""
         first: FlashQError | None = None
-        for each in [*self._topics.values(), *self._groups.values()]:
+        for each in [*self.topics.values(), *self.groups.values()]:
             try:
                 _close(each)
             except FlashQError as error:
@@ -239,8 +231,8 @@ class FileBackend(StorageBackend):
         entries = sorted(os.scandir(self._topics_dir), key=lambda entry: entry.name)
         ours = filter(is_topic, entries)  # what is not ours is ignored, never deleted
         for topic in overlapped(self._open_topic(entry, known) for entry in ours):
-            self._topics[topic.name] = topic
-        self.recovered.topics = len(self._topics)
+            self.topics[topic.name] = topic
+        self.recovered.topics = len(self.topics)
 
     def _open_topic(self, entry: os.DirEntry[str], known: Beforehand) -> Iterator[TopicLog | None]:
         try:
@@ -259,8 +251,8 @@ class FileBackend(StorageBackend):
         entries = sorted(os.scandir(self._groups_dir), key=lambda entry: entry.name)
         ours = (entry for entry in entries if entry.name.endswith(GROUP_SUFFIX))
         for group in overlapped(self._open_group(entry, known) for entry in ours):
-            self._groups[group.name] = group
-        self.recovered.groups = len(self._groups)
+            self.groups[group.name] = group
+        self.recovered.groups = len(self.groups)
 
     def _open_group(self, entry: os.DirEntry[str], known: Beforehand) -> Iterator[ConsumerGroup | None]:
         try:

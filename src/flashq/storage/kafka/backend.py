@@ -78,8 +78,8 @@ class KafkaBackend(StorageBackend):
             self._gone,
         )
         self._changing = threading.RLock()
-        self._topics: dict[str, KafkaTopicLog] = {}
-        self._groups: dict[str, KafkaConsumerGroup] = {}
+        self.topics: dict[str, KafkaTopicLog] = {}
+        self.groups: dict[str, KafkaConsumerGroup] = {}
         self._deleted: dict[str, float] = {}  # ids of topics, and when they were deleted
         self._health = Health()
         self._untold: list[str] = []  # topics without a leader
@@ -89,14 +89,6 @@ class KafkaBackend(StorageBackend):
             target=self._look, args=(look_interval_s,), name="flashq-kafka-look", daemon=True
         )
         self._looking.start()
-
-    @property
-    def topics(self) -> Mapping[str, TopicLog]:
-        return self._topics
-
-    @property
-    def groups(self) -> Mapping[str, ConsumerGroup]:
-        return self._groups
 
     # -- what there is
 
@@ -111,15 +103,15 @@ class KafkaBackend(StorageBackend):
             self._untold = sorted(untold)
             # A topic without a leader is there all the same, as it was heard of last.
             kept = {*bounds, *(name for name in untold if self._is_known(found[name]))}
-            for log in [log for name, log in self._topics.items() if name not in kept]:
+            for log in [log for name, log in self.topics.items() if name not in kept]:
                 if log.found_at + PROPAGATION_S < asked:  # else the broker asked may not have heard of it
                     self._drop(log)
             for name in bounds:
                 self._take(found[name], bounds[name])
-            self._groups = {name: self._groups.get(name) or KafkaConsumerGroup(name, self.cluster) for name in groups}
+            self.groups = {name: self.groups.get(name) or KafkaConsumerGroup(name, self.cluster) for name in groups}
 
     def _is_known(self, found: Found) -> bool:
-        log = self._topics.get(found.name)
+        log = self.topics.get(found.name)
         return log is not None and log.topic_id == found.topic_id
 
     def find_topic(self, name: str) -> TopicLog | None:
@@ -135,8 +127,8 @@ class KafkaBackend(StorageBackend):
         with self._changing:
             if found is not None and bounds is not None:
                 return self._take(found, bounds)
-            if name in self._topics:
-                self._drop(self._topics[name])
+            if name in self.topics:
+                self._drop(self.topics[name])
             return None
 
     def find_group(self, name: str) -> ConsumerGroup | None:
@@ -145,8 +137,8 @@ class KafkaBackend(StorageBackend):
             is_there = bool(self.cluster.committed(name, [GROUPS_TOPIC])) or name in self.cluster.group_names()
         with self._changing:
             if is_there:
-                return self._groups.setdefault(name, KafkaConsumerGroup(name, self.cluster))
-            self._groups.pop(name, None)
+                return self.groups.setdefault(name, KafkaConsumerGroup(name, self.cluster))
+            self.groups.pop(name, None)
             return None
 
     # -- changes
@@ -156,7 +148,7 @@ class KafkaBackend(StorageBackend):
             return self._create_topic(name, config)
 
     def _create_topic(self, name: str, config: TopicConfig) -> tuple[TopicLog, bool]:
-        known = self._topics.get(name)
+        known = self.topics.get(name)
         if known is not None and not known.is_closed and self.find_topic(name) is known:
             return known, False
         deadline = time.monotonic() + TIMEOUT_S
@@ -168,7 +160,7 @@ class KafkaBackend(StorageBackend):
         return log, created
 
     def delete_topic(self, name: str) -> None:
-        log = self._topics[name]
+        log = self.topics[name]
         try:
             self.cluster.delete_topic(name)
         except TopicNotFound:
@@ -182,12 +174,12 @@ class KafkaBackend(StorageBackend):
         self._check_open()
         self.cluster.create_group(name)
         with self._changing:
-            return self._groups.setdefault(name, KafkaConsumerGroup(name, self.cluster))
+            return self.groups.setdefault(name, KafkaConsumerGroup(name, self.cluster))
 
     def delete_group(self, name: str) -> None:
         is_there = self.cluster.delete_group(name)
         with self._changing:
-            self._groups.pop(name, None)
+            self.groups.pop(name, None)
         if not is_there:
             raise KeyError(name)
 
@@ -210,7 +202,7 @@ class KafkaBackend(StorageBackend):
         self._looking.join()
         self._parts.lanes.close()
         self._parts.durable_lanes.close()
-        for log in self._topics.values():
+        for log in self.topics.values():
             log.close("is closed")
         self._parts.follower.close()
         self._parts.readers.close()
@@ -220,7 +212,7 @@ class KafkaBackend(StorageBackend):
         """The log of a topic that is there; a new one if it has been made anew. None if it is being deleted."""
         now = time.monotonic()
         self._deleted = {each: at for each, at in self._deleted.items() if at + _FORGET_DELETED_S > now}
-        log = self._topics.get(found.name)
+        log = self.topics.get(found.name)
         if log is not None and log.topic_id == found.topic_id:
             log.described(found)
             log.heard(*bounds)
@@ -231,16 +223,16 @@ class KafkaBackend(StorageBackend):
             self._drop(log)
         durability: Literal["written", "replicated"] = "written" if self.sync_mode == "never" else "replicated"
         log = KafkaTopicLog(found, bounds, self._parts, durability)
-        self._topics = {**self._topics, found.name: log}
+        self.topics = {**self.topics, found.name: log}
         return log
 
     def _gone(self, log: TopicLog) -> None:
         with self._changing:
-            if self._topics.get(log.name) is log:
-                self._drop(self._topics[log.name])
+            if self.topics.get(log.name) is log:
+                self._drop(self.topics[log.name])
 
     def _drop(self, log: KafkaTopicLog) -> None:
-        self._topics = {name: each for name, each in self._topics.items() if each is not log}
+        self.topics = {name: each for name, each in self.topics.items() if each is not log}
         log.close("has been deleted")
 
     def _look(self, interval_s: float) -> None:
