@@ -33,11 +33,9 @@ def to_rows(records: list[RecordIn]) -> list[Row]:
         value = record.value.encode() if record.encoding is None else _from_base64(record.value, "value", len(rows))
         if len(value) > MAX_VALUE_BYTES:
             raise _outside(f"records[{len(rows)}].value", MAX_VALUE_BYTES, len(value))
-        key = record.key
-        if key is not None and len(coded := _key(record, key, len(rows))) > MAX_KEY_BYTES:
-            raise _outside(f"records[{len(rows)}].key", MAX_KEY_BYTES, len(coded))
+        key = None if record.key is None else _key(record, record.key, len(rows))
         headers = _header_row(record.headers, len(rows)) if record.headers else NO_HEADERS
-        rows.append((None if key is None else coded, value, headers))
+        rows.append((key, value, headers))
     return rows
 
 
@@ -100,7 +98,10 @@ def _headers_out(headers: dict[str, bytes]) -> dict[str, str]:
 
 
 def _key(record: RecordIn, key: str, at: int) -> bytes:
-    return key.encode() if record.key_encoding is None else _from_base64(key, "key", at)
+    coded = key.encode() if record.key_encoding is None else _from_base64(key, "key", at)
+    if len(coded) > MAX_KEY_BYTES:
+        raise _outside(f"records[{at}].key", MAX_KEY_BYTES, len(coded))
+    return coded
 
 
 def _from_base64(text: str, name: str, at: int) -> bytes:
