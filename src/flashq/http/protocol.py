@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from flashq.http.listener import HttpServer
 
 _CONTINUE = Response(100)
-_NO_HEAD = b"\0"  # what no head begins with
 
 # What the next byte from the client belongs to. (Plain numbers: reading a member of an Enum costs five times as much.)
 _HEAD, _BODY = 1, 2
@@ -40,8 +39,10 @@ class Connection(AnswerQueue):
         "_head_since",
         "_heads",
         "_idle_since",
+        "_last_end",
         "_last_head",
         "_last_raw",
+        "_last_size",
         "_limits",
         "_linger",
         "_linger_until",
@@ -67,7 +68,9 @@ class Connection(AnswerQueue):
         self._heads = server.heads
         self._peer = Peer(None, "http")
         self.served = 0  # requests handed to the handler
-        self._last_raw, self._last_head = _NO_HEAD, cast(Head, None)  # read last on its own
+        # the last plain request that came on its own: its head, how long that was, how long it was
+        self._last_raw, self._last_head = b"", cast(Head, None)
+        self._last_end = self._last_size = 0
         # the request being read
         self._reading = _HEAD
         self._parser: HeadParser | None = None  # of a head that has begun
@@ -112,15 +115,12 @@ class Connection(AnswerQueue):
     def data_received(self, data: bytes) -> None:
         if self._fresh:
             # The usual case: exactly one request, most often with the head of the one before. No state, one write.
-            head: Head | None
-            if data.startswith(self._last_raw):  # which ends as a head does, and holds no other end
-                head, end = self._last_head, len(self._last_raw)
+            if len(data) == self._last_size and data.startswith(self._last_raw):
+                end = self._last_end
             else:
-                end = data.find(END) + 4
-                head = self._heads.get(data[:end]) or self._server.read_head(data[:end])
-                if head is not None:
-                    self._last_raw, self._last_head = data[:end], head
-            if head is not None and head.plain and end + head.length == len(data):
+                end = self._find_plain(data)
+            if end:
+                head = self._last_head
                 self.served += 1
                 try:
                     answer = self._handler(Request(head, data[end:], self._peer))
@@ -132,7 +132,6 @@ class Connection(AnswerQueue):
                         return
                 elif answer.response is None:
                     answer.on_ready = self._ready_plain
-                    answer.head = head
                     self._queue.append(answer)
                     if len(self._queue) >= self._limits.max_pipelined:
                         self._fresh = False
@@ -143,6 +142,17 @@ class Connection(AnswerQueue):
                 self._run()
                 return
         self._run(data)
+
+    def _find_plain(self, data: bytes) -> int:
+        """Where the head ends, if `data` is exactly one plain request: the head is the last one now. Else 0."""
+        end = data.find(END) + 4
+        raw = data[:end]
+        head = self._heads.get(raw) or self._server.read_head(raw)
+        if head is None or not head.plain or end + head.length != len(data):
+            return 0
+        self._last_raw, self._last_head = raw, head  # which ends as a head does, and holds no other end
+        self._last_end, self._last_size = end, len(data)
+        return end
 
     def eof_received(self) -> bool:
         self._eof = True
