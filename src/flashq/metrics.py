@@ -57,11 +57,12 @@ class Requests:
         seconds.total += elapsed
 
     def answered_together(self, since: Sequence[float], status: int) -> None:
-        """Count answers that are given at the same moment. Most took about the same time, so are counted in one go."""
+        """Count answers that are given at the same moment, to requests that came at `since`, in ascending order. Most
+        took about the same time, so are counted in one go."""
         self.by_status[status] += len(since)
         now, seconds = perf_counter(), self.seconds
-        most = bisect_left(seconds.bounds, now - min(since))
-        if most == bisect_left(seconds.bounds, now - max(since)):
+        most = bisect_left(seconds.bounds, now - since[0])
+        if most == bisect_left(seconds.bounds, now - since[-1]):
             seconds.counts[most] += len(since)
         else:
             for each in since:

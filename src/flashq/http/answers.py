@@ -166,7 +166,7 @@ class AnswerQueue(asyncio.Protocol):
             self._put(b"HTTP/1.1 100 Continue\r\n\r\n")
             return
         last = self._is_last()
-        if head is not None and head.plain and not last and response.stream is None:
+        if (head is None or head.plain) and not last and response.stream is None:
             self._put(encode_whole(response))
             return
         self._chunked = response.stream is not None and (head is None or head.is_http11)

@@ -25,7 +25,7 @@ class Counts(Protocol):
         """One answer."""
 
     def answered_together(self, since: Sequence[float], status: int) -> None:
-        """One or more that are given at the same moment."""
+        """One or more that are given at the same moment, in the order their requests came."""
 
 
 JSON = b"application/json"
@@ -184,11 +184,11 @@ class Deferred(msgspec.Struct, eq=False, kw_only=True):
     since: float = 0.0
     """What `counts` is told: time.perf_counter when the request came, or when a wait it asked for was over."""
     counts: Counts | None = None
-    """Where `send` counts the answer; None once it has been counted."""
+    """Where the answer is counted when it is sent; None until the handler has returned."""
     head: Head | None = None
-    """Of the request this answers; None until the handler has returned, and for protocol errors."""
+    """Of the request this answers, where the answer needs to know: None for plain ones, and for protocol errors."""
     on_ready: Callable[[Deferred], None] | None = None
-    """The connection's, as `head` is: `send` calls it from when both are set."""
+    """The connection's, as `head` is: `send` calls it once the handler has returned."""
     _abandoned: bool = False
 
     @property
@@ -201,18 +201,22 @@ class Deferred(msgspec.Struct, eq=False, kw_only=True):
 
         Raises RuntimeError if called twice.
         """
+        if self.counts is not None and self.response is None:
+            self.counts.answered(self.since, response.status)
+        self.send_counted(response)
+
+    def send_counted(self, response: Response) -> None:
+        """`send`, of an answer that its giver counts (`Counts.answered_together`)."""
         if self.response is not None:
             raise RuntimeError("this request has already been answered")
         if self.fields:
             response = with_fields(response, self.fields)
         self.response = response
-        if self.counts is not None:
-            self.counts.answered(self.since, response.status)
-        if self._abandoned:
-            if response.stream is not None:
-                response.stream.close()
-        elif self.on_ready is not None:
-            self.on_ready(self)
+        on_ready = self.on_ready
+        if on_ready is not None:
+            on_ready(self)
+        elif self._abandoned and response.stream is not None:
+            response.stream.close()
 
     def abandon(self) -> None:
         """For the connection: the client has gone."""

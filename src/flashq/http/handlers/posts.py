@@ -140,17 +140,22 @@ class PostHandler:
         durability = self._durable if terms is not None and terms.durable else self._durability[log.durability]
         stamp, offset, size = stamp_of(batch.timestamp_ms), batch.base_offset, 0
         before = after = b""
+        is_counted = False
         if len(posts) >= _SEVERAL:
             before, after = _around_offset(batch, stamp, durability)
-            _count_together(posts)
+            is_counted = _count_together(posts)
         for post in posts:
             count = len(post.rows)
+            size += len(post.request.body)
             try:
-                size += len(post.request.body)
                 if count == 1 and before and post.body is posted_body:
-                    post.send(Response(200, whole=b"%b%d%b" % (before, offset, after)))
+                    answer = Response(200, whole=b"%b%d%b" % (before, offset, after))
                 else:
-                    post.send(Response(200, post.body(offset, count, stamp), JSON, durability))
+                    answer = Response(200, post.body(offset, count, stamp), JSON, durability)
+                if is_counted:
+                    post.send_counted(answer)
+                else:
+                    post.send(answer)
             except Exception as mistake:  # must not keep the others from their answers
                 logger.error("internal_error", exc_info=mistake)
             offset += count
@@ -216,12 +221,12 @@ class _Post(Deferred, eq=False):
     terms: Terms | None
 
 
-def _count_together(posts: list[_Post]) -> None:
+def _count_together(posts: list[_Post]) -> bool:
+    """Count the answers to posts; False where it is for each of them to do so."""
     counts = posts[0].counts  # they are all of one operation
     if counts is not None:
         counts.answered_together([post.since for post in posts], 200)
-        for post in posts:
-            post.counts = None
+    return counts is not None
 
 
 def _around_offset(batch: Batch, stamp: bytes, headers: Fields) -> tuple[bytes, bytes]:
