@@ -18,6 +18,7 @@ from flashq.api.schemas import (
     Encoding,
     RecordIn,
     RecordOut,
+    encode_json,
 )
 from flashq.api.times import iso_timestamp
 from flashq.errors import ValidationError
@@ -70,9 +71,9 @@ def posted_body(first_offset: int, count: int, stamp: bytes) -> bytes:
     `stamp_of` the batch's timestamp."""
     if count == 1:
         return b'{"offsets":[{"offset":%d%b]}' % (first_offset, stamp)
-    between = b'%b,{"offset":' % stamp  # only the numbers differ
-    offsets = between.decode().join(map(str, range(first_offset, first_offset + count)))
-    return b'{"offsets":[{"offset":%b%b]}' % (offsets.encode(), stamp)
+    # Only the numbers differ: a list of them, with more than its commas between them.
+    numbers = encode_json(list(range(first_offset, first_offset + count)))[1:-1]
+    return b'{"offsets":[{"offset":%b%b]}' % (numbers.replace(b",", b'%b,{"offset":' % stamp), stamp)
 
 
 def lines_body(first_offset: int, count: int, stamp: bytes) -> bytes:
