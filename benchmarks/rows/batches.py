@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from msgspec.structs import replace
-
 from benchmarks.load import generate
 from benchmarks.machine import SERVER_CORES, on_cores
 from benchmarks.measure import Effort, Figures, Row, compare, rate
@@ -16,26 +14,22 @@ from benchmarks.peers.http_limit import HTTPLimit
 from benchmarks.peers.nats import NATS
 from benchmarks.peers.redis import Redis
 from benchmarks.rows.posts import cpu
-from benchmarks.rows.servers import Field, serving
+from benchmarks.rows.servers import Field, race_to_post, serving
 
 CONNECTIONS = 4
 """A batch is work enough for its connection; these keep the server busy."""
 TARGET = (1000, 100)
 POSTED_WANTED, POLLED_WANTED = 400_000, 600_000  # records/s at the target
-ROUND_SHARE_IN_MEMORY = 0.25
-"""Servers in memory keep it all, and after some GB a virtual machine takes longer to find them more: all are slower."""
 FILLED = 100_000  # records in a log that is polled; a tenth of 10 kB
 
 
 def posts(durability: Durability, size: int, effort: Effort) -> Iterator[Row]:
     """Redis and NATS get as many commands in one write, and answer each."""
     peers: list[Peer] = [FlashQServer(), Redis(), NATS()]
-    share = ROUND_SHARE_IN_MEMORY if durability == "memory" else 1.0
     for records in (1000,) if effort.quick or durability != "periodic" else (10, 100, 1000):
-        with serving(peers, durability) as field:
-            loads = {peer.name: peer.post(records, size) for peer in peers}
-            limits = {codec.NAME_WITH_JSON: partial(_on_one_core, codec.Codec(records, size).post, effort)}
-            contenders = field.race_to_post(loads, CONNECTIONS, replace(effort, seconds=effort.seconds * share), limits)
+        loads = {peer.name: peer.post(records, size) for peer in peers}
+        limits = {codec.NAME_WITH_JSON: partial(_on_one_core, codec.Codec(records, size).post, effort)}
+        contenders = race_to_post(peers, durability, loads, CONNECTIONS, effort, limits)
         is_target = (records, size) == TARGET
         what = f"posts of {records:,} x {size:,} B, {durability}"
         yield compare(

@@ -12,7 +12,7 @@ from benchmarks.peers.nats import NATS
 from benchmarks.peers.redis import Redis
 from benchmarks.peers.starlette_app import Starlette
 from benchmarks.peers.synced_http import SyncedHTTP
-from benchmarks.rows.servers import serving
+from benchmarks.rows.servers import race_to_post
 
 SIZE = 100
 CONNECTIONS = (1, 32, 128, 512)
@@ -38,9 +38,8 @@ def single(durability: Durability, connections: int, effort: Effort) -> Iterator
     if connections in (32, 128):
         wanted[Redis.name] = 1.0
         wanted[HTTPLimit.name] = LIMIT_WANTED[durability, connections]
-    with serving(peers, durability) as field:
-        loads = {peer.name: peer.post(1, SIZE) for peer in peers}
-        contenders = field.race_to_post(loads, connections, effort)
+    loads = {peer.name: peer.post(1, SIZE) for peer in peers}
+    contenders = race_to_post(peers, durability, loads, connections, effort)
     what = f"single posts, {durability}, {connections} connection{'s' * (connections > 1)}"
     yield compare(f"single/{durability}/{connections}", what, "records/s", contenders, wanted=wanted)
     if connections == 32:

@@ -31,22 +31,6 @@ class Field:
 
         return self.each(post, effort, limits)
 
-    def race_to_post(
-        self, loads: Mapping[str, Load], connections: int, effort: Effort, limits: Mapping[str, Work] | None = None
-    ) -> list[Contender]:
-        """As `race`. Raises RuntimeError if a server acknowledged records that it has not stored."""
-
-        def post(name: str) -> Figures:
-            peer, server, load = self.peers[name], self.servers[name], loads[name]
-            before = peer.stored(server)
-            figures = generate(server, load, connections, effort.seconds)
-            after, acknowledged = peer.stored(server), figures["requests"] * load.records
-            if before is not None and after is not None and after - before < acknowledged:
-                raise RuntimeError(f"{name} acknowledged {acknowledged:,.0f} records and stored {after - before:,}")
-            return figures
-
-        return self.each(post, effort, limits)
-
     def each(
         self,
         run: Callable[[str], Figures],
@@ -59,10 +43,41 @@ class Field:
         return interleave(work | dict(limits or {}), effort, figure)
 
 
+def race_to_post(
+    peers: Sequence[Peer],
+    durability: Durability,
+    loads: Mapping[str, Load],
+    connections: int,
+    effort: Effort,
+    limits: Mapping[str, Work] | None = None,
+) -> list[Contender]:
+    """The load of each peer, by name, on a server that is started anew for each of its rounds; and limits.
+
+    One start of a server is not another, by several percent; and what earlier rounds have posted slows down whoever
+    keeps it. Raises RuntimeError if a server acknowledged records that it has not stored.
+    """
+
+    def post(peer: Peer) -> Figures:
+        with peer.serving(durability) as server:
+            figures = generate(server, loads[peer.name], connections, effort.seconds)
+            stored, acknowledged = peer.stored(server), figures["requests"] * loads[peer.name].records
+        if stored is not None and stored < acknowledged:
+            raise RuntimeError(f"{peer.name} acknowledged {acknowledged:,.0f} records and stored {stored:,}")
+        return figures
+
+    work: dict[str, Work] = {peer.name: _missing(peer) or partial(post, peer) for peer in peers}
+    return interleave(work | dict(limits or {}), effort)
+
+
 @contextlib.contextmanager
 def serving(peers: Sequence[Peer], durability: Durability) -> Iterator[Field]:
     """Each of the peers that can run here, on its own port and directory."""
-    missing = {peer.name: load.missing() or peer.missing() for peer in peers}
+    missing = {peer.name: _missing(peer) for peer in peers}
     with contextlib.ExitStack() as stack:
         servers = {peer.name: stack.enter_context(peer.serving(durability)) for peer in peers if not missing[peer.name]}
         yield Field(peers, servers, missing)
+
+
+def _missing(peer: Peer) -> str:
+    """Why it cannot run here, or ""."""
+    return load.missing() or peer.missing()
