@@ -167,6 +167,22 @@ def test_reading_pauses_at_the_cap_of_unanswered_requests_and_goes_on_below_it()
         assert [body for _, body in receive_answers(client, 10)] == [b"%d" % number for number in range(10)]
 
 
+@pytest.mark.parametrize("cap", [1, 2, 3])
+def test_the_cap_holds_for_requests_that_come_one_by_one(cap: int) -> None:
+    later = Later()
+    with serving(later, Limits(max_pipelined=cap)) as served, served.connect() as client:
+        for number in range(cap):
+            client.sendall(G)
+            assert eventually(lambda number=number: len(later.waiting) > number)  # type: ignore[misc]
+        client.sendall(G)
+        time.sleep(0.05)
+        assert len(later.waiting) == cap
+        for number in range(cap + 1):
+            assert eventually(lambda number=number: len(later.waiting) > number)  # type: ignore[misc]
+            served.call(later.waiting[number][1].send, Response(200, b"%d" % number))
+        assert [body for _, body in receive_answers(client, cap + 1)] == [b"%d" % number for number in range(cap + 1)]
+
+
 def test_a_client_that_leaves_abandons_its_waiting_requests() -> None:
     later = Later()
     with serving(later) as served:

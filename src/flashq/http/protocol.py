@@ -46,6 +46,7 @@ class Connection(AnswerQueue):
         "_limits",
         "_linger",
         "_linger_until",
+        "_max_pipelined",
         "_moved",
         "_moved_at",
         "_parser",
@@ -64,6 +65,7 @@ class Connection(AnswerQueue):
         # for good
         self._server = server
         self._limits = server.limits
+        self._max_pipelined = self._limits.max_pipelined  # looked at with each request
         self._handler = server.handler
         self._heads = server.heads
         self._peer = Peer(None, "http")
@@ -132,10 +134,9 @@ class Connection(AnswerQueue):
                         return
                 elif answer.response is None:
                     answer.on_ready = self._ready_plain
-                    self._queue.append(answer)
-                    if len(self._queue) >= self._limits.max_pipelined:
-                        self._fresh = False
-                    if answer.alone:
+                    queue = self._queue
+                    queue.append(answer)
+                    if answer.alone or len(queue) >= self._max_pipelined:
                         self._run()
                     return
                 self._enqueue(head, answer, 0)
@@ -259,7 +260,7 @@ class Connection(AnswerQueue):
         """No new request is begun while this is so."""
         return (
             self._paused_writing
-            or len(self._queue) >= self._limits.max_pipelined
+            or len(self._queue) >= self._max_pipelined
             or self._held_bytes > self._limits.max_held_bytes
             or (bool(self._queue) and self._queue[-1].alone and self._queue[-1].response is None)
         )

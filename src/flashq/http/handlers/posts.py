@@ -6,6 +6,7 @@ import re
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import lru_cache
 
 import msgspec
 
@@ -71,12 +72,13 @@ class PostHandler:
                 records = decode_post(request.body).records
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 records = read_json(request, decode_post).records  # which tells what is wrong with it
-            post = _Post(request, to_rows(records), posted_body, None)
+            rows = to_rows(records)
+            post = _Post(request, rows, posted_body, None)
             log = backend.topics.get(topic)  # a mapping that some backends replace
-            if log is None or topic in held:
+            if log is None or (held and topic in held):
                 self._wait_for_topic(post, topic)
             else:
-                tick.post(log, post.rows, len(request.body), post)
+                tick.post(log, rows, len(request.body), post)
             return post
 
         return post_records
@@ -232,11 +234,18 @@ def _count_together(posts: list[_Post]) -> bool:
 def _around_offset(batch: Batch, stamp: bytes, headers: Fields) -> tuple[bytes, bytes]:
     """What stands before and after the offset in the whole answer to a post of one record, for all such posts of a
     batch; both empty where its offsets are not all of one length."""
-    if len(str(batch.base_offset)) != len(str(batch.next_offset)):
+    digits = len(str(batch.base_offset))
+    if digits != len(str(batch.next_offset)):
         return b"", b""
-    body = posted_body(batch.base_offset, 1, stamp)
-    before, name, after = encode_whole(Response(200, body, JSON, headers)).partition(b'"offset":')
-    return before + name, after[len(str(batch.base_offset)) :]
+    return _before_offset(digits, len(stamp), headers), stamp + b"]}"
+
+
+@lru_cache(maxsize=256)
+def _before_offset(digits: int, stamp_bytes: int, headers: Fields) -> bytes:
+    """The whole answer up to an offset of so many digits, with a stamp of so many bytes behind it."""
+    body = posted_body(10**digits - 1, 1, bytes(stamp_bytes))
+    before, name, _ = encode_whole(Response(200, body, JSON, headers)).partition(b'"offset":')
+    return before + name
 
 
 def _read(request: Request) -> tuple[list[Row], Callable[[int, int, bytes], bytes]]:
