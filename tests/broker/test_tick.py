@@ -150,6 +150,56 @@ def test_a_large_post_has_a_batch_of_its_own_in_its_place(loop: Loop, tick: Tick
     assert [batch.count for batch in log.read(0)] == [1, count, 1]
 
 
+@pytest.mark.parametrize("let_in", [1, MAX_SHARED_RECORDS], ids=["small", "large"])
+@pytest.mark.parametrize("is_last_alone", [False, True], ids=["plain", "alone"])
+def test_what_an_answer_lets_in_is_stored_once_wherever_it_comes(loop: Loop, let_in: int, is_last_alone: bool) -> None:
+    """An answer makes room for its connection's next request, which is handed out at once: a log in memory is done with
+    an append, and so answers, before `append` returns."""
+    log, told = log_named("news"), list[tuple[int, int]]()  # first offset and number of records
+    waiting = [rows(*[b"let in"] * let_in) for _ in range(5)]
+
+    def answer_and_let_in(log: TopicLog, posts: list[int], batch: Batch | None, error: FlashQError | None) -> None:
+        assert batch is not None
+        first = batch.base_offset
+        for count in posts:
+            told.append((first, count))
+            first += count
+            if waiting:
+                more = waiting.pop()
+                sharing.post(log, more, 10, len(more))
+
+    sharing = Tick[int](lambda call: loop.soon.append(call), lambda: 1, answer_and_let_in)
+    for count in (1, 2, MAX_SHARED_RECORDS, 3):
+        sharing.post(log, rows(*[b"x"] * count), 10, count)
+    if is_last_alone:
+        sharing.post_alone(log, rows(b"alone"), Terms(), 1)
+    loop.rest()
+    assert waiting == []
+    assert len(told) == 9 + is_last_alone
+    told.sort()
+    ends = [first + count for first, count in told]
+    assert [first for first, _ in told] == [0, *ends[:-1]]
+    assert log.next_offset == ends[-1]
+
+
+def test_a_post_on_terms_let_in_by_an_answer_follows_all_that_came_before(loop: Loop) -> None:
+    log, stored = log_named("news"), list[bytes]()
+    waiting = [b"on terms"]
+
+    def answer_and_let_in(log: TopicLog, posts: list[bytes], batch: Batch | None, error: FlashQError | None) -> None:
+        stored.extend(posts)
+        while waiting:
+            sharing.post_alone(log, rows(b"alone"), Terms(), waiting.pop())
+
+    sharing = Tick[bytes](lambda call: loop.soon.append(call), lambda: 1, answer_and_let_in)
+    sharing.post(log, rows(b"a"), 10, b"first")
+    sharing.post(log, rows(b"b"), MAX_SHARED_BYTES, b"second")
+    sharing.post(log, rows(b"c"), 10, b"third")
+    loop.rest()
+    assert stored == [b"first", b"second", b"third", b"on terms"]
+    assert loop.soon == []
+
+
 def test_a_refusal_reaches_everyone_who_shared_and_nobody_else(loop: Loop, tick: Tick[Post]) -> None:
     full, good = FullLog("full", TopicConfig()), log_named("good")
     refused, stored = list[Answer](), list[Answer]()

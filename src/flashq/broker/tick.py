@@ -6,6 +6,7 @@ batch's header, checksum and timestamp, the cost of encoding them and, in the jo
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Generic, TypeVar
@@ -58,28 +59,27 @@ class Tick(Generic[Post]):
         self._call_soon = call_soon
         self._clock_ms = clock_ms
         self._answer = answer
-        self._open: dict[TopicLog, _Shared[Post]] = {}
+        self._collected: deque[_Shared[Post]] = deque()  # in the order they are to be stored
+        self._open: dict[TopicLog, _Shared[Post]] = {}  # those of them that take more posts
+        self._is_due = False  # the loop is going to call `end`
         self._in_second_turn = False
 
     def post(self, log: TopicLog, rows: list[Row], size: int, post: Post) -> None:
-        """Store `rows` (of about `size` bytes) in this tick; `post` is answered when the log's promise holds."""
+        """Store `rows` (of about `size` bytes) in this tick; `post` is answered when the log's promise holds.
+
+        Nothing is answered before this returns: answers let in the next requests of their connections.
+        """
         shared = self._open.get(log)
-        if shared is None:
-            if not self._open:
-                self._call_soon(self.end)
-            shared = self._open[log] = _Shared(log)
-        elif len(shared.rows) + len(rows) > MAX_SHARED_RECORDS or shared.size + size > MAX_SHARED_BYTES:
-            self._append(shared)
-            shared = self._open[log] = _Shared(log)
+        if shared is None or len(shared.rows) + len(rows) > MAX_SHARED_RECORDS or shared.size + size > MAX_SHARED_BYTES:
+            shared = self._collect(log)
         shared.posts.append(post)
         shared.rows += rows
         shared.size += size
 
     def post_alone(self, log: TopicLog, rows: list[Row], terms: Terms, post: Post) -> None:
         """Store `rows` now, after what has been collected, on terms that no other post shares."""
-        shared = self._open.pop(log, None)
-        if shared is not None:
-            self._append(shared)
+        while self._collected:
+            self._append_first()
         alone: _Shared[Post] = _Shared(log)
         alone.posts.append(post)
         alone.rows = rows
@@ -91,14 +91,35 @@ class Tick(Generic[Post]):
         Where several posts came in one turn of the loop, others arrive while these are read: the tick goes on for a
         second turn, once, and twice as many share what a batch costs. A post that came alone waits for nobody.
         """
-        self._in_second_turn = not self._in_second_turn and sum(len(shared.posts) for shared in self._open.values()) > 1
+        self._is_due = False
+        self._in_second_turn = not self._in_second_turn and sum(len(shared.posts) for shared in self._collected) > 1
         if self._in_second_turn:
-            self._call_soon(self.end)
+            self._call_end_soon()
             return
-        collected, self._open = self._open, {}
         with self._together:
-            for shared in collected.values():
-                self._append(shared)
+            for _ in range(len(self._collected)):  # a batch that an answer begins is for the next tick
+                if self._collected:
+                    self._append_first()
+
+    def _call_end_soon(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            self._call_soon(self.end)
+
+    def _collect(self, log: TopicLog) -> _Shared[Post]:
+        """A new batch of posts, the last in the tick."""
+        self._call_end_soon()
+        shared: _Shared[Post] = _Shared(log)
+        self._collected.append(shared)
+        self._open[log] = shared
+        return shared
+
+    def _append_first(self) -> None:
+        """Append the first of the batches, which takes no more posts: its answers may let some in."""
+        shared = self._collected.popleft()
+        if self._open.get(shared.log) is shared:
+            del self._open[shared.log]
+        self._append(shared)
 
     def _append(self, shared: _Shared[Post], terms: Terms | None = None) -> None:
         log, posts, answer = shared.log, shared.posts, self._answer
