@@ -183,6 +183,34 @@ def test_the_cap_holds_for_requests_that_come_one_by_one(cap: int) -> None:
         assert [body for _, body in receive_answers(client, cap + 1)] == [b"%d" % number for number in range(cap + 1)]
 
 
+def test_reading_pauses_where_answers_that_wait_for_an_earlier_one_hold_too_much() -> None:
+    later = Later()
+    with serving(later, Limits(max_held_bytes=100)) as served, served.connect() as client:
+        for number in range(4):
+            client.sendall(G)
+            assert eventually(lambda number=number: len(later.waiting) > number)  # type: ignore[misc]
+        for number in (1, 2, 3):
+            served.call(later.waiting[number][1].send, Response(200, b"%d" % number * 40))
+        client.sendall(G)
+        time.sleep(0.05)
+        assert len(later.waiting) == 4
+        served.call(later.waiting[0][1].send, Response(200, b"0"))
+        assert eventually(lambda: len(later.waiting) == 5)
+        served.call(later.waiting[4][1].send, Response(200, b"4"))
+        bodies = [body for _, body in receive_answers(client, 5)]
+        assert bodies == [b"0", b"1" * 40, b"2" * 40, b"3" * 40, b"4"]
+
+
+def test_a_client_that_leaves_at_the_cap_abandons_its_waiting_requests() -> None:
+    later = Later()
+    with serving(later, Limits(max_pipelined=1)) as served:
+        with served.connect() as client:
+            client.sendall(G)
+            assert eventually(lambda: later.waiting)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        assert eventually(lambda: later.abandoned == ["/x"])
+
+
 def test_a_client_that_leaves_abandons_its_waiting_requests() -> None:
     later = Later()
     with serving(later) as served:

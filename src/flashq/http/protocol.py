@@ -70,7 +70,7 @@ class Connection(AnswerQueue):
         self._heads = server.heads
         self._peer = Peer(None, "http")
         self.served = 0  # requests handed to the handler
-        # the last plain request that came on its own: its head, how long that was, how long it was
+        # the last plain request that came on its own: its head as bytes and read, the sizes of head and request
         self._last_raw, self._last_head = b"", cast(Head, None)
         self._last_end = self._last_size = 0
         # the request being read
@@ -136,7 +136,9 @@ class Connection(AnswerQueue):
                     answer.on_ready = self._ready_plain
                     queue = self._queue
                     queue.append(answer)
-                    if answer.alone or len(queue) >= self._max_pipelined:
+                    if len(queue) >= self._max_pipelined:
+                        self._fresh = False
+                    if answer.alone:
                         self._run()
                     return
                 self._enqueue(head, answer, 0)
@@ -151,7 +153,8 @@ class Connection(AnswerQueue):
         head = self._heads.get(raw) or self._server.read_head(raw)
         if head is None or not head.plain or end + head.length != len(data):
             return 0
-        self._last_raw, self._last_head = raw, head  # which ends as a head does, and holds no other end
+        # What begins with these bytes has this head: they end as a head does, and hold no other end.
+        self._last_raw, self._last_head = raw, head
         self._last_end, self._last_size = end, len(data)
         return end
 
@@ -376,7 +379,7 @@ class Connection(AnswerQueue):
 
     def _ready(self, deferred: Deferred) -> None:
         super()._ready(deferred)
-        if deferred.alone:
+        if deferred.alone or self._held_bytes > self._limits.max_held_bytes:
             self._run()  # also if its own answer is not to go out yet
 
     def _released(self, charge: int) -> None:
