@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -58,6 +59,7 @@ def race_to_post(
     """
 
     def post(peer: Peer) -> Figures:
+        os.sync()  # what the one before has written, and deleted
         with peer.serving(durability) as server:
             figures = generate(server, loads[peer.name], connections, effort.seconds)
             stored, acknowledged = peer.stored(server), figures["requests"] * loads[peer.name].records
