@@ -137,6 +137,36 @@ def test_posts_that_share_a_batch_are_each_answered_with_their_offset(first: int
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("first", [0, 11, 123])
+def test_a_post_that_shares_its_batch_is_answered_as_one_that_is_alone(first: int) -> None:
+    """Byte for byte, but for the offset: of two batches, with times of their own."""
+
+    async def scenario() -> None:
+        now = 1_768_473_045_123
+        flashq = FlashQ(clock_ms=lambda: now)
+        flashq.create_topic("t")
+        for _ in range(first):
+            flashq.post_record("t", "before")
+        handlers = PostHandler(flashq, asyncio.get_running_loop(), OneStepAtATime())
+        for _ in range(2):
+            now += 12_345
+            alone = post(handlers, "alone")
+            await turns_of_the_loop()
+            answers = [post(handlers, str(number)) for number in range(8)]
+            await turns_of_the_loop()
+            offset = b'"offset":%d,' % offset_in(alone)
+            assert alone.response is not None
+            for number, answer in enumerate(answers, offset_in(alone) + 1):
+                assert answer.response is not None
+                expected = encode_whole(alone.response).replace(offset, b'"offset":%d,' % number)
+                grown = len(str(number)) - len(str(offset_in(alone)))
+                length = len(alone.response.body)
+                expected = expected.replace(b"length: %d\r" % length, b"length: %d\r" % (length + grown))
+                assert encode_whole(answer.response) == expected
+
+    asyncio.run(scenario())
+
+
 def test_an_answer_that_fails_does_not_keep_the_others_from_theirs() -> None:
     def fail(_: Deferred) -> None:
         raise RuntimeError("the connection is in a bad way")

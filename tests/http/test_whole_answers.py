@@ -6,10 +6,11 @@ import asyncio
 
 import pytest
 
-from flashq.http.answers import encode_whole
+from flashq.http.answers import encode_head, encode_whole
 from flashq.http.head import Limits
 from flashq.http.message import JSON, Deferred, Request, Response, field_line, with_fields
-from tests.http.serving import serving
+from tests.http.handlers import Later, Numbers
+from tests.http.serving import G, eventually, receive_all, serving
 
 PARTS = Response(200, b'{"offset":1}', JSON, ((b"x-flashq-durability", b"memory"),))
 WHOLE = Response(200, whole=encode_whole(PARTS))
@@ -44,6 +45,34 @@ def test_a_whole_answer_is_that_of_its_parts(conversation: bytes, kind: bytes) -
         whole, parts = (served.ask(conversation.replace(b"%b", name + kind) + LAST) for name in (b"whole", b"parts"))
     assert whole.count(b"HTTP/1.1 200 OK\r\n") >= conversation.count(b"GET")
     assert lines(whole) == lines(parts)
+
+
+@pytest.mark.parametrize("answer", [WHOLE, PARTS], ids=["whole", "parts"])
+def test_the_last_answer_of_a_server_that_stops_says_so(answer: Response) -> None:
+    later = Later()
+    with serving(later) as served, served.connect() as client:
+        client.sendall(G)
+        assert eventually(lambda: later.waiting)
+        stopped = asyncio.run_coroutine_threadsafe(served.server.drain(5), served.loop)
+        assert eventually(lambda: served.server.draining)
+        served.call(later.waiting[0][1].send, answer)
+        assert lines(receive_all(client)) == lines(encode_head(PARTS, b"close", False) + PARTS.body)
+        assert stopped.result(5)
+
+
+def test_a_streamed_answer_to_a_request_that_came_alone_is_chunked() -> None:
+    later = Later()
+    with serving(later) as served, served.connect() as client:
+        client.sendall(G)
+        assert eventually(lambda: later.waiting)
+        served.call(later.waiting[0][1].send, Response(200, stream=Numbers(2, 4)))
+        client.sendall(LAST)
+        assert eventually(lambda: len(later.waiting) == 2)
+        served.call(later.waiting[1][1].send, PARTS)
+        answer = receive_all(client)
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    assert b"transfer-encoding: chunked" in head.split(b"\r\n")
+    assert rest.startswith(b"4\r\nnnnn\r\n4\r\nnnnn\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n")
 
 
 def test_a_whole_answer_takes_more_fields() -> None:

@@ -59,6 +59,24 @@ def test_requests_records_and_bytes_are_counted(server: Process) -> None:
     assert 1 <= value(samples, "flashq_fsync_duration_seconds_count") <= 3
 
 
+def test_posts_that_share_a_batch_are_each_counted_once(server: Process) -> None:
+    server.post("news", "a")
+    body = b'{"records":[{"value":"b"}]}'
+    request = b"POST /topics/news/records HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    request += b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(request * 40)
+        answers = b""
+        while answers.count(b"]}") < 40:
+            answers += client.recv(65536)
+    samples = scrape(server)
+    assert value(samples, "flashq_http_requests_total", operation="post_records", status="200") == 41
+    assert value(samples, "flashq_http_request_duration_seconds_count", operation="post_records") == 41
+    assert value(samples, "flashq_http_request_duration_seconds_bucket", operation="post_records", le="+Inf") == 41
+    assert value(samples, "flashq_posted_records_total") == 41
+    assert value(samples, "flashq_fsync_duration_seconds_count") < 20  # or none of them shared one
+
+
 def test_topics_and_lags_are_those_of_the_moment(server: Process) -> None:
     server.post("news", "a", "b", "c")
     server.post("gone", "a")

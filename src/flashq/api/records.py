@@ -71,7 +71,7 @@ def posted_body(first_offset: int, count: int, stamp: bytes) -> bytes:
     `stamp_of` the batch's timestamp."""
     if count == 1:
         return b'{"offsets":[{"offset":%d%b]}' % (first_offset, stamp)
-    # Only the numbers differ: a list of them, with more than its commas between them.
+    # Only the numbers differ: they are written as a list, whose commas become what stands between two of them.
     numbers = encode_json(list(range(first_offset, first_offset + count)))[1:-1]
     return b'{"offsets":[{"offset":%b%b]}' % (numbers.replace(b",", b'%b,{"offset":' % stamp), stamp)
 

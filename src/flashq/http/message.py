@@ -186,9 +186,9 @@ class Deferred(msgspec.Struct, eq=False, kw_only=True):
     counts: Counts | None = None
     """Where the answer is counted when it is sent; None until the handler has returned."""
     head: Head | None = None
-    """Of the request this answers, where the answer needs to know: None for plain ones, and for protocol errors."""
+    """Of the request this answers. None for protocol errors, and maybe for a plain request, whose answer needs none."""
     on_ready: Callable[[Deferred], None] | None = None
-    """The connection's, as `head` is: `send` calls it once the handler has returned."""
+    """The connection's, as `head` is: from when the handler has returned, `send` calls it."""
     _abandoned: bool = False
 
     @property

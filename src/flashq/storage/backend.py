@@ -40,7 +40,7 @@ class StorageBackend(ABC):
     conditions: frozenset[Condition] = frozenset({"durable", "if_next_offset"})
     """What a post can ask for beyond being stored."""
     topics: Mapping[str, TopicLog]
-    """By name. The backend's to change and to replace: ask for it anew each time. (No property: each post reads it.)"""
+    """By name. The backend's to change and to replace: ask for it anew each time. (Properties would cost each post.)"""
     groups: Mapping[str, ConsumerGroup]
     """By name, as `topics` are."""
 

@@ -6,7 +6,7 @@ import re
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from functools import lru_cache
+from functools import cache
 
 import msgspec
 
@@ -142,10 +142,11 @@ class PostHandler:
         durability = self._durable if terms is not None and terms.durable else self._durability[log.durability]
         stamp, offset, size = stamp_of(batch.timestamp_ms), batch.base_offset, 0
         before = after = b""
-        is_counted = False
+        give = _Post.send
         if len(posts) >= _SEVERAL:
             before, after = _around_offset(batch, stamp, durability)
-            is_counted = _count_together(posts)
+            if _count_together(posts):
+                give = _Post.send_counted
         for post in posts:
             count = len(post.rows)
             size += len(post.request.body)
@@ -154,10 +155,7 @@ class PostHandler:
                     answer = Response(200, whole=b"%b%d%b" % (before, offset, after))
                 else:
                     answer = Response(200, post.body(offset, count, stamp), JSON, durability)
-                if is_counted:
-                    post.send_counted(answer)
-                else:
-                    post.send(answer)
+                give(post, answer)
             except Exception as mistake:  # must not keep the others from their answers
                 logger.error("internal_error", exc_info=mistake)
             offset += count
@@ -233,19 +231,20 @@ def _count_together(posts: list[_Post]) -> bool:
 
 def _around_offset(batch: Batch, stamp: bytes, headers: Fields) -> tuple[bytes, bytes]:
     """What stands before and after the offset in the whole answer to a post of one record, for all such posts of a
-    batch; both empty where its offsets are not all of one length."""
+    batch; both empty where its offsets, and the next one, are not all of one length."""
     digits = len(str(batch.base_offset))
     if digits != len(str(batch.next_offset)):
         return b"", b""
-    return _before_offset(digits, len(stamp), headers), stamp + b"]}"
+    before, end = _around_number(digits, len(stamp), headers)
+    return before, stamp + end
 
 
-@lru_cache(maxsize=256)
-def _before_offset(digits: int, stamp_bytes: int, headers: Fields) -> bytes:
-    """The whole answer up to an offset of so many digits, with a stamp of so many bytes behind it."""
+@cache
+def _around_number(digits: int, stamp_bytes: int, headers: Fields) -> tuple[bytes, bytes]:
+    """The whole answer up to an offset of so many digits, and from behind its stamp of so many bytes."""
     body = posted_body(10**digits - 1, 1, bytes(stamp_bytes))
-    before, name, _ = encode_whole(Response(200, body, JSON, headers)).partition(b'"offset":')
-    return before + name
+    before, name, rest = encode_whole(Response(200, body, JSON, headers)).partition(b'"offset":')
+    return before + name, rest[digits + stamp_bytes :]
 
 
 def _read(request: Request) -> tuple[list[Row], Callable[[int, int, bytes], bytes]]:
