@@ -15,7 +15,7 @@ from flashq import Client
 from flashq.cli.runs import FileRun
 from flashq.cli.sources import Place, ndjson_batches
 from tests.cli.commands import COMMAND, environment, next_offset, on_terminal, run, started, values, wait_for_records
-from tests.server.running import Process
+from tests.server.running import Process, serving
 
 MANY = 300_000
 """Records that take long enough to post to be interrupted in the middle."""
@@ -293,6 +293,35 @@ def test_a_post_that_was_stored_but_not_written_down_is_not_stored_again(server:
             client.post_lines(topic, second.body, idempotency_key=crashed.key_of(second))
     assert run(server, "produce", topic, "--file", file).code == 0
     assert values(server, topic) == [str(number) for number in range(2500)]
+
+
+def test_a_first_post_that_was_stored_but_not_written_down_is_not_stored_again(tmp_path: Path) -> None:
+    """Also when the server is still away at the next attempt, which knows no more about that post than the first."""
+    file, topic = tmp_path / "f.ndjson", "first-not-written-down"
+    file.write_bytes(ndjson(700))
+    with (
+        serving(tmp_path / "data") as server,
+        Client(f"http://127.0.0.1:{server.port}") as client,
+        file.open("rb") as source,
+    ):
+        what = {"server": client.base_url, "topic": topic, "format": "ndjson", "key": None, "headers": "{}"}
+        with FileRun(what, source.fileno(), str(progress_of(file, topic))) as crashed:
+            (first,) = ndjson_batches(source, Place(), is_live=False)
+            client.post_lines(topic, first.body, idempotency_key=crashed.key_of(first))
+    away = run(server, "produce", topic, "--file", file)
+    assert away.code == 7
+    assert "Nothing is stored; up to 1000 after that may be too" in away.err
+    assert "the same command goes on there and stores nothing twice" in away.err
+    with serving(tmp_path / "data", "--port", str(server.port)) as server:
+        assert run(server, "produce", topic, "--file", file).code == 0
+        assert values(server, topic) == [str(number) for number in range(700)]
+
+
+def test_a_file_that_was_refused_at_once_leaves_nothing_behind(server: Process, tmp_path: Path) -> None:
+    file = tmp_path / "f.ndjson"
+    file.write_bytes(b"bad\n")
+    assert run(server, "produce", "refused", "--file", file).code == 8
+    assert not progress_of(file, "refused").exists()
 
 
 def test_a_finished_file_can_be_posted_again(server: Process, tmp_path: Path) -> None:

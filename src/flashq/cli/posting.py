@@ -93,11 +93,12 @@ def post_batches(
         advise(
             f"going on with line {run.place.line}, after {counted(run.records_before)} of an earlier run ({run.path})"
         )
-    with _told_when_stopped(source, run), progress("post", source.size_bytes) as advance:
-        advance(run.place.position)
-        for batch in batches:
-            _post(client, topic, run, batch)
-            advance(batch.end.position - batch.start.position)
+    with _told_when_stopped(source, run):
+        with progress("post", source.size_bytes) as advance:
+            advance(run.place.position)
+            for batch in batches:
+                _post(client, topic, run, batch)
+                advance(batch.end.position - batch.start.position)
         run.finish()
 
 
@@ -152,7 +153,7 @@ def _told_when_stopped(source: Source, run: Run) -> Iterator[None]:
         advise(f"hint: {_way_on(source, run)}")
         raise typer.Exit(exit_codes.INTERRUPTED) from None
     except FlashQError as error:
-        is_unsure = error.outcome == "unknown"
+        is_unsure = error.outcome == "unknown" or (run.is_resumed and not run.records)
         if run.records or is_unsure or isinstance(error, RecordRefused):
             error.message = f"{error.message}. {_stored(run, is_unsure=is_unsure)}"
         if run.records or is_unsure:

@@ -100,6 +100,11 @@ class Run:
         """In one step: Ctrl-C comes between any two."""
         self._state = state
 
+    @property
+    def is_resumed(self) -> bool:
+        """Whether an earlier attempt began it, whose last post may have been stored without being noted."""
+        return False
+
     def remember(self) -> None:
         """After an interrupt: what is remembered is what this run knows."""
 
@@ -122,6 +127,7 @@ class FileRun(Run):
         self.path = path
         self._source = source
         self._size = 0  # of the progress file
+        self._is_resumed = False
         self._file: int | None = _opened(path)
         try:
             self._lock(self._file)
@@ -141,6 +147,10 @@ class FileRun(Run):
         # Not synced: after a power cut an earlier place may be found here, from where everything is posted again
         # under the keys it had.
         self._write()
+
+    @property
+    def is_resumed(self) -> bool:
+        return self._is_resumed
 
     def remember(self) -> None:
         self._write()
@@ -181,6 +191,7 @@ class FileRun(Run):
         if os.fstat(self._source).st_size < state.position or self._mark(state.position) != state.mark:
             raise self._refused(f"says that {state.position} bytes are posted, and the file now begins otherwise")
         self._size = len(found)
+        self._is_resumed = True
         self.records_before = state.records
 
     def _refused(self, why: str) -> InvalidParameter:
