@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from flashq import AsyncClient, Client, InvalidParameter, Record, RecordWithOffset, TopicNotFound
+from flashq import AsyncClient, Client, ConnectionFailed, InvalidParameter, Record, RecordWithOffset, TopicNotFound
 from flashq.client import dead_letters
 from tests.http.serving import eventually
 
@@ -181,6 +181,46 @@ def test_without_dead_letters_the_error_is_raised_and_the_record_not_committed(
 ) -> None:
     with pytest.raises(RuntimeError, match="cannot handle 3"):
         client.consumer(group, ten, follow=False).run(failing_at(3), retries=1, backoff_s=0, dead_letter=False)
+    assert committed(client, group, ten) == 3
+
+
+@pytest.mark.parametrize("dead_letter", [False, True])
+def test_a_program_that_goes_on_after_a_failed_record_has_not_committed_it(
+    client: Client, group: str, ten: str, dead_letter: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(*_: object, **__: object) -> None:
+        raise ConnectionFailed("the dead letter cannot be posted")
+
+    monkeypatch.setattr(client, "post_record", cannot)
+    with client.consumer(group, ten, follow=False) as consumer:
+        with pytest.raises((RuntimeError, ConnectionFailed)):
+            consumer.run(failing_at(3), retries=0, dead_letter=dead_letter)
+        assert committed(client, group, ten) == 3
+    assert committed(client, group, ten) == 3
+    with client.consumer(group, ten, follow=False) as consumer:
+        assert next(consumer).offset == 3
+
+
+def test_the_record_that_failed_is_the_next_of_the_same_consumer(client: Client, group: str, ten: str) -> None:
+    with client.consumer(group, ten, follow=False) as consumer:
+        with pytest.raises(RuntimeError):
+            consumer.run(failing_at(3), retries=0, dead_letter=False)
+        assert [record.offset for record in consumer] == list(range(3, 10))
+    assert committed(client, group, ten) == 10
+
+
+def test_an_async_program_that_goes_on_after_a_failed_record_has_not_committed_it(
+    url: str, client: Client, group: str, ten: str
+) -> None:
+    async def handle(record: RecordWithOffset) -> None:
+        failing_at(3)(record)
+
+    async def consume() -> None:
+        async with AsyncClient(url) as remote, remote.consumer(group, ten, follow=False) as consumer:
+            with pytest.raises(RuntimeError):
+                await consumer.run(handle, retries=0, dead_letter=False)
+
+    asyncio.run(consume())
     assert committed(client, group, ten) == 3
 
 

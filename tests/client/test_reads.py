@@ -9,6 +9,8 @@ import threading
 import pytest
 
 from flashq import AsyncClient, Client, ConnectionFailed, InvalidParameter, TopicNotFound
+from flashq.client.exchange import Answer
+from flashq.client.line_pages import LinePages
 from flashq.client.retry import Backoff
 from tests.client.cutting import cutting
 from tests.server.running import Process
@@ -101,6 +103,19 @@ def test_lines_come_whole_and_say_where_they_end(client: Client, many: str) -> N
     assert all(chunk.endswith(b"\n") for chunk in chunks)
     assert numbers(b"".join(chunks)) == [*range(MANY)]
     assert (reader.next_offset, reader.high_water_mark) == (MANY, MANY)
+
+
+def test_lines_end_where_the_log_ended_when_they_began() -> None:
+    pages = LinePages(
+        "t", group=None, from_offset=0, from_time_ms=None, max_records=None, follow=False, wait_s=0
+    )  # no network: a log that grows meanwhile
+    for asked, next_offset, end in ((10_000, 10_000, 10_500), (500, 10_500, 13_000)):
+        request = pages.next_request()
+        assert request is not None
+        assert f"max_records={asked}&" in request.path
+        pages.begin(Answer(200, {"x-next-offset": str(next_offset), "x-high-water-mark": str(end)}))
+        pages.ended()
+    assert pages.next_request() is None
 
 
 def test_lines_can_be_a_part(client: Client, many: str) -> None:

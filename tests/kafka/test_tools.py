@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flashq import Client
 from tests.kafka.cluster import Cluster
 from tests.kafka.serving import serving_on
 from tests.server.running import JSON, Process
@@ -72,7 +73,11 @@ def test_consumer_groups_shows_and_resets_a_group_and_flashq_follows(cluster: Cl
     columns = next(line.split() for line in shown if " grouped " in line)
     assert columns[columns.index("grouped") :][1:5] == ["0", "3", "5", "2"]  # partition, offset, end, lag
     cluster.tool(CONSUMER_GROUPS, *where, "--reset-offsets", "--to-offset", "1", "--topic", "grouped", "--execute")
-    assert server.ask("GET", path).json()["committed_offset"] == 1
+    moved = server.ask("GET", path).json()
+    assert (moved["committed_offset"], moved["last_commit_time"]) == (1, None)
+    with Client(f"http://127.0.0.1:{server.port}") as client:  # does not take it for one that never committed
+        assert next(client.consumer("readers", "grouped", from_="latest")).text == "b"
+        assert client.poll_records_for_consumer_group("readers", "grouped", count=1)[0].text == "b"
     polled = server.ask("GET", "/consumer/readers/topics/grouped").json()
     assert [each["value"] for each in polled["records"]] == list("bcde")
 

@@ -200,14 +200,15 @@ class Committed(msgspec.Struct):
 
 
 class GroupOffset(msgspec.Struct):
-    """Where a group stands in a topic; 0 before the first commit."""
+    """Where a group stands in a topic; 0 before the first commit. `last_commit_time` is absent before it, and null if
+    another program committed and did not say."""
 
     group_id: str
     topic: str
     committed_offset: int
     high_water_mark: int
     lag: int
-    last_commit_time: str | UnsetType = UNSET
+    last_commit_time: str | UnsetType | None = UNSET
     metadata: str | UnsetType = UNSET
 
 

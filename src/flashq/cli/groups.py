@@ -113,7 +113,7 @@ def _row(stands: GroupTopic | GroupOffset, behind_s: int | None) -> tuple[Cell, 
         stands.high_water_mark,
         stands.lag,
         behind,
-        stands.last_commit_time or "never",
+        "not told" if stands.last_commit_time is None else stands.last_commit_time or "never",
         stands.metadata or "",
     )
 

@@ -8,6 +8,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from msgspec import UNSET
+
 from flashq.broker.polled import PolledRecords
 from flashq.client import dead_letters
 from flashq.client.progress import Progress, StartAt, Stopped, check_start
@@ -107,6 +109,8 @@ class AsyncConsumer:
         except Stopped:
             await self._auto_commit_completed()
         except BaseException:
+            if self._progress is not None:
+                self._progress.give_back()  # also if the program goes on
             with suppress(FlashQError):  # the error on its way is the one to see
                 await self._auto_commit_completed()
             raise
@@ -123,7 +127,7 @@ class AsyncConsumer:
                 failed = error
             if attempt < retries and await self._closes_within(backoff_s * 2.0**attempt):
                 assert self._progress is not None
-                self._progress.give_back(record)
+                self._progress.give_back()
                 raise Stopped
         return failed
 
@@ -146,7 +150,7 @@ class AsyncConsumer:
         client, group, topic = self._client, self.group, self.topic
         await client.create_consumer_group(group)
         stands = await client.describe_consumer_group_offset(group, topic)
-        if isinstance(stands.last_commit_time, str):
+        if stands.last_commit_time is not UNSET:
             return Progress(stands.committed_offset, stands.committed_offset)
         if self._from == "earliest":
             start = (await client.describe_topic(topic)).log_start_offset

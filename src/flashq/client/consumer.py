@@ -8,6 +8,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from msgspec import UNSET
+
 from flashq.client import dead_letters
 from flashq.client.progress import Progress, StartAt, Stopped, check_start
 from flashq.errors import FlashQError, IdempotencyKeyReused
@@ -117,6 +119,8 @@ class Consumer:
         except Stopped:
             self._auto_commit_completed()
         except BaseException:
+            if self._progress is not None:
+                self._progress.give_back()  # also if the program goes on
             with suppress(FlashQError):  # the error on its way is the one to see
                 self._auto_commit_completed()
             raise
@@ -131,7 +135,7 @@ class Consumer:
                 failed = error
             if attempt < retries and self._closed.wait(backoff_s * 2.0**attempt):
                 assert self._progress is not None
-                self._progress.give_back(record)
+                self._progress.give_back()
                 raise Stopped
         return failed
 
@@ -147,7 +151,7 @@ class Consumer:
         client, group, topic = self._client, self.group, self.topic
         client.create_consumer_group(group)
         stands = client.describe_consumer_group_offset(group, topic)
-        if isinstance(stands.last_commit_time, str):
+        if stands.last_commit_time is not UNSET:
             return Progress(stands.committed_offset, stands.committed_offset)
         if self._from == "earliest":
             start = client.describe_topic(topic).log_start_offset

@@ -66,6 +66,8 @@ class LinePages:
         self._tail.clear()
         timeout_s = self._wait_s if self._follow else 0.0
         max_records = min(self._left, MAX_POLL_RECORDS)
+        if self._end is not None and self.next_offset is not None:
+            max_records = min(max_records, self._end - self.next_offset)
         return lines_request(self._topic, self._group, self._start, max_records=max_records, timeout_s=timeout_s)
 
     def begin(self, answer: Answer) -> None:

@@ -25,23 +25,27 @@ class Progress:
         self.completed = offset
         self.committed = committed
         self._polled: deque[RecordWithOffset] = deque()
+        self._in_work: RecordWithOffset | None = None
 
     def take(self) -> RecordWithOffset | None:
         """The next record that has been polled."""
         if not self._polled:
             return None
-        record = self._polled.popleft()
+        record = self._in_work = self._polled.popleft()
         self._handed = record.offset + 1
         return record
 
-    def give_back(self, record: RecordWithOffset) -> None:
-        """The record handed out last has not been worked on, and is the next again."""
-        self._polled.appendleft(record)
-        self._handed = record.offset
+    def give_back(self) -> None:
+        """The record handed out last is the next again, unless it is done with."""
+        if self._in_work is not None:
+            self._polled.appendleft(self._in_work)
+            self._handed = self._in_work.offset
+            self._in_work = None
 
     def complete(self) -> None:
         """What has been handed out is done with."""
         self.completed = self._handed
+        self._in_work = None
 
     def fill(self, polled: PolledRecords) -> None:
         """What comes next, when all else has been handed out."""

@@ -152,7 +152,7 @@ def _no_records(topic: str, group: str | None, from_offset: int | None) -> Steps
 
 
 def _group_start(committed: GroupOffset, topic: Topic) -> int:
-    has_committed = isinstance(committed.last_commit_time, str)
+    has_committed = committed.last_commit_time is not msgspec.UNSET
     return committed.committed_offset if has_committed else topic.log_start_offset
 
 

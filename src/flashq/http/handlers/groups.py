@@ -138,7 +138,7 @@ def _group_offset(group: str, log: TopicLog, committed: CommittedOffset | None) 
         committed.offset,
         end,
         max(end - committed.offset, 0),
-        UNSET if committed.timestamp_ms is None else iso_timestamp(committed.timestamp_ms),
+        None if committed.timestamp_ms is None else iso_timestamp(committed.timestamp_ms),
         UNSET if committed.metadata is None else committed.metadata,
     )
 
