@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -210,9 +212,17 @@ def test_batches_whose_answers_are_lost_are_stored_once_and_in_order(
 
 
 @pytest.mark.parametrize(
-    "option", [{"linger_ms": -1}, {"batch_size": 0}, {"batch_size": 1001}, {"batch_bytes": 0}, {"max_pending_bytes": 0}]
+    "option",
+    [
+        {"linger_ms": -1},
+        {"linger_ms": float("inf")},
+        {"batch_size": 0},
+        {"batch_size": 1001},
+        {"batch_bytes": 0},
+        {"max_pending_bytes": 0},
+    ],
 )
-def test_a_bad_option_is_refused(client: Client, option: dict[str, int]) -> None:
+def test_a_bad_option_is_refused(client: Client, option: dict[str, Any]) -> None:
     with pytest.raises(InvalidParameter):
         client.producer("t", **option)
 
@@ -257,3 +267,52 @@ def test_an_async_batch_that_fails_fails_its_futures_and_the_close(topic: str) -
                 _ = await producer.send("b")
 
     asyncio.run(produce())
+
+
+def test_an_async_producer_whose_task_is_cancelled_tells_everybody(url: str, client: Client, topic: str) -> None:
+    async def produce() -> None:
+        async with AsyncClient(url) as remote:
+            producer = remote.producer(topic, linger_ms=LONG_MS)
+            futures = [await producer.send("a"), await producer.send("b")]
+            await asyncio.sleep(0)
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            with pytest.raises(Closed, match="not sent"):
+                await asyncio.wait_for(producer.close(), 5)
+            assert [type(future.exception()) for future in futures] == [Closed, Closed]
+            with pytest.raises(Closed):
+                _ = await producer.send("c")
+            await asyncio.wait_for(producer.close(), 5)
+
+    asyncio.run(produce())
+    assert topic not in client.topics()
+
+
+def test_an_async_producer_that_is_not_waited_for_any_longer_gives_up(topic: str) -> None:
+    async def produce() -> None:
+        async with silent_server() as url, AsyncClient(url) as remote:
+            producer = remote.producer(topic, linger_ms=0, batch_size=1)
+            futures = [await producer.send("a"), await producer.send("b")]
+            await asyncio.sleep(0.1)  # the first is under way
+            started = asyncio.get_running_loop().time()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await producer.close()
+            assert asyncio.get_running_loop().time() - started < 5
+            errors = [future.exception() for future in futures]
+            assert [error.outcome for error in errors if isinstance(error, Closed)] == ["unknown", "not_applied"]
+
+    asyncio.run(produce())
+
+
+@asynccontextmanager
+async def silent_server() -> AsyncIterator[str]:
+    """Takes requests and never answers."""
+
+    async def read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65536):
+            pass
+        writer.close()
+
+    async with await asyncio.start_server(read, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 
-from flashq import ConnectionFailed, FlashQError, StorageFailed, StorageFull, TopicNotFound
+from flashq import AsyncClient, Client, Closed, ConnectionFailed, FlashQError, StorageFailed, StorageFull, TopicNotFound
 from flashq.api.errors import STATUS, RequestError
 from flashq.client import operations
 from flashq.client.errors import GatewayFailed, Overloaded, Unauthorized, UnexpectedAnswer, error_of
@@ -105,6 +109,54 @@ def test_a_refusal_after_a_lost_attempt_leaves_the_outcome_unknown() -> None:
     with pytest.raises(ConnectionFailed) as caught:
         run(keyed(), [LOST, REFUSED], retries=1)
     assert caught.value.outcome == "unknown"
+    assert caught.value.message == str(caught.value)
+    assert caught.value.message.endswith(". An earlier attempt was lost: whether that was carried out is not known")
+
+
+def test_a_close_after_a_lost_attempt_leaves_the_outcome_unknown() -> None:
+    with flaky_server() as url:
+        client = Client(url, sleep=lambda _: client.close())
+        with pytest.raises(Closed, match="not known") as caught:
+            client.post_record("t", "a")
+        assert caught.value.outcome == "unknown"
+        with pytest.raises(Closed, match=r"nothing was sent$") as caught:
+            client.post_record("t", "a")
+        assert caught.value.outcome == "not_applied"
+
+
+def test_an_async_close_after_a_lost_attempt_leaves_the_outcome_unknown() -> None:
+    async def post(url: str) -> None:
+        async def close_client(_: float) -> None:
+            await client.close()
+
+        client = AsyncClient(url, sleep=close_client)
+        with pytest.raises(Closed) as caught:
+            await client.post_record("t", "a")
+        assert caught.value.outcome == "unknown"
+
+    with flaky_server() as url:
+        asyncio.run(post(url))
+
+
+@contextmanager
+def flaky_server() -> Iterator[str]:
+    """Takes a request and goes away without an answer."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(65536)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 def test_retry_after_is_a_lower_bound() -> None:

@@ -17,7 +17,7 @@ from flashq.broker.reset import ResetTo
 from flashq.client import operations, reads
 from flashq.client.aio_consumer import AsyncConsumer
 from flashq.client.aio_producer import AsyncProducer
-from flashq.client.endpoint import DEFAULT_URL, Endpoint, connection_failed, from_environment
+from flashq.client.endpoint import DEFAULT_URL, Endpoint, client_closed, connection_failed, from_environment
 from flashq.client.errors import ConnectionFailed
 from flashq.client.exchange import Answer, Request, Steps
 from flashq.client.line_pages import AsyncLineReader, LinePages, Patience
@@ -336,7 +336,7 @@ class AsyncClient:
     async def _do(self, steps: Steps[T]) -> T:
         """Perform an operation: exchange requests, sleep before retries."""
         going = talk(steps, self._retries, self._backoff)
-        said: Answer | ConnectionFailed | None = None
+        said: Answer | ConnectionFailed | Closed | None = None
         try:
             while True:
                 step = going.send(said)
@@ -345,23 +345,21 @@ class AsyncClient:
             result: T = end.value
             return result
 
-    async def _exchange(self, request: Request) -> Answer | ConnectionFailed:
-        self._check_open()
+    async def _exchange(self, request: Request) -> Answer | ConnectionFailed | Closed:
+        if self._http.is_closed:
+            return client_closed()
         try:
             answer = await self._http.request(**self._endpoint.request_options(request))
         except httpx2.TransportError as error:
             return connection_failed(error, request, self._endpoint.base_url)
         return Answer(answer.status_code, answer.headers, answer.content)
 
-    def _check_open(self) -> None:
-        if self._http.is_closed:
-            raise Closed("this client is closed; nothing was sent")
-
     async def _chunks(self, pages: LinePages) -> AsyncIterator[bytes]:
         patience = Patience(self._retries, self._backoff)
         while (request := pages.next_request()) is not None:
             failed: Answer | ConnectionFailed | None = None
-            self._check_open()
+            if self._http.is_closed:
+                raise client_closed()
             try:
                 async with self._http.stream(**self._endpoint.request_options(request)) as answer:
                     if answer.status_code == 200:

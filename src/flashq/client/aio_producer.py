@@ -30,6 +30,7 @@ class AsyncProducer:
         self._changed = asyncio.Condition()
         self._closing = False
         self._error: Exception | None = None
+        self._in_flight: PendingBatch[asyncio.Future[int]] | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -69,23 +70,50 @@ class AsyncProducer:
             raise error
 
     async def close(self) -> None:
-        """Take no more records, flush, and end the task. Raises as `flush`. Calling it again does nothing."""
+        """Take no more records, flush, and end the task. Raises as `flush`. Calling it again does nothing.
+
+        Cancelled, it gives up what is not stored yet.
+        """
         self._closing = True
         try:
             await self.flush()
+        except asyncio.CancelledError:
+            if self._task is not None:
+                self._task.cancel()
+            raise
         finally:
             async with self._changed:
                 self._changed.notify_all()
             if self._task is not None:
-                await self._task
+                await asyncio.wait([self._task])  # which raises nothing of the task's
 
     async def _run(self) -> None:
-        while (batch := await self._next_batch()) is not None:
-            error = await self._post(batch) if batch.futures else None
-            async with self._changed:
-                self._pending.settle(batch)
-                self._error = self._error or error
-                self._changed.notify_all()
+        try:
+            while (batch := await self._next_batch()) is not None:
+                self._in_flight = batch
+                error = await self._post(batch) if batch.futures else None
+                await self._settle(batch, error)
+        except asyncio.CancelledError:  # by `close`, or by a program that cancels all its tasks
+            await self._give_up()
+            raise
+
+    async def _settle(self, batch: PendingBatch[asyncio.Future[int]], error: Exception | None) -> None:
+        async with self._changed:
+            self._in_flight = None
+            self._pending.settle(batch)
+            self._error = self._error or error
+            self._changed.notify_all()
+
+    async def _give_up(self) -> None:
+        """Nobody posts any more: whoever waits is told, of the batch under way that it may have been stored."""
+        self._closing = True
+        if self._in_flight is not None:
+            lost = Closed("this producer was cancelled; whether these were stored is not known", outcome="unknown")
+            await self._settle(_refused(self._in_flight, lost), lost)
+        unsent = Closed("this producer was cancelled; the records were not sent")
+        while self._pending.due_in(self._clock()) is not None:
+            batch = self._pending.take(lambda future: not future.cancelled())
+            await self._settle(_refused(batch, unsent), unsent)
 
     async def _next_batch(self) -> PendingBatch[asyncio.Future[int]] | None:
         async with self._changed:
@@ -106,9 +134,7 @@ class AsyncProducer:
         try:
             first_offset = (await self._client.post_lines(self._topic, batch.body)).first_offset
         except Exception as error:
-            for future in _open(batch):
-                future.set_exception(error)
-                future.exception()  # `flush` raises it: asyncio need not complain of a future nobody asks
+            _refused(batch, error)
             return error
         for offset, future in enumerate(batch.futures, first_offset):
             if not future.done():  # cancelled while its batch was on its way
@@ -116,5 +142,10 @@ class AsyncProducer:
         return None
 
 
-def _open(batch: PendingBatch[asyncio.Future[int]]) -> list[asyncio.Future[int]]:
-    return [future for future in batch.futures if not future.done()]
+def _refused(batch: PendingBatch[asyncio.Future[int]], error: Exception) -> PendingBatch[asyncio.Future[int]]:
+    """The batch, each of its futures with the error."""
+    for future in batch.futures:
+        if not future.done():
+            future.set_exception(error)
+            future.exception()  # `flush` raises it: asyncio need not complain of a future nobody asks
+    return batch

@@ -16,7 +16,7 @@ from flashq.broker.polled import PolledRecords
 from flashq.broker.reset import ResetTo
 from flashq.client import operations, reads
 from flashq.client.consumer import Consumer
-from flashq.client.endpoint import DEFAULT_URL, Endpoint, connection_failed, from_environment
+from flashq.client.endpoint import DEFAULT_URL, Endpoint, client_closed, connection_failed, from_environment
 from flashq.client.errors import ConnectionFailed
 from flashq.client.exchange import Answer, Request, Steps
 from flashq.client.line_pages import LinePages, LineReader, Patience
@@ -360,7 +360,7 @@ class Client:
     def _do(self, steps: Steps[T]) -> T:
         """Perform an operation: exchange requests, sleep before retries."""
         going = talk(steps, self._retries, self._backoff)
-        said: Answer | ConnectionFailed | None = None
+        said: Answer | ConnectionFailed | Closed | None = None
         try:
             while True:
                 step = going.send(said)
@@ -369,23 +369,21 @@ class Client:
             result: T = end.value
             return result
 
-    def _exchange(self, request: Request) -> Answer | ConnectionFailed:
-        self._check_open()
+    def _exchange(self, request: Request) -> Answer | ConnectionFailed | Closed:
+        if self._http.is_closed:
+            return client_closed()
         try:
             answer = self._http.request(**self._endpoint.request_options(request))
         except httpx2.TransportError as error:
             return connection_failed(error, request, self._endpoint.base_url)
         return Answer(answer.status_code, answer.headers, answer.content)
 
-    def _check_open(self) -> None:
-        if self._http.is_closed:
-            raise Closed("this client is closed; nothing was sent")
-
     def _chunks(self, pages: LinePages) -> Iterator[bytes]:
         patience = Patience(self._retries, self._backoff)
         while (request := pages.next_request()) is not None:
             failed: Answer | ConnectionFailed | None = None
-            self._check_open()
+            if self._http.is_closed:
+                raise client_closed()
             try:
                 with self._http.stream(**self._endpoint.request_options(request)) as answer:
                     if answer.status_code == 200:

@@ -13,7 +13,7 @@ import httpx2
 from flashq import __version__
 from flashq.client.errors import ConnectionFailed
 from flashq.client.exchange import Request
-from flashq.errors import ConfigurationError, InvalidParameter
+from flashq.errors import Closed, ConfigurationError, InvalidParameter
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 URL_VARIABLE = "FLASHQ_URL"
@@ -86,6 +86,11 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """`base_url` and `token` as FLASHQ_URL and FLASHQ_TOKEN have them. An empty variable counts as not set."""
     names = {"base_url": URL_VARIABLE, "token": TOKEN_VARIABLE}
     return {argument: environ[name] for argument, name in names.items() if environ.get(name)}
+
+
+def client_closed() -> Closed:
+    """What a client that has been closed makes of a request."""
+    return Closed("this client is closed; nothing was sent")
 
 
 def connection_failed(error: httpx2.TransportError, request: Request, base_url: str) -> ConnectionFailed:

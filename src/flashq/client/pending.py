@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Generic, TypeVar
 
 from flashq.client.operations import at_least
@@ -29,7 +30,7 @@ class Bounds:
     max_pending_bytes: int
 
     def __post_init__(self) -> None:
-        if not self.linger_ms >= 0:
+        if not 0 <= self.linger_ms < inf:
             raise InvalidParameter(f"linger_ms is {self.linger_ms}; it must be 0 or more", parameter="linger_ms")
         for name in ("batch_size", "batch_bytes", "max_pending_records", "max_pending_bytes"):
             at_least(name, getattr(self, name), 1)

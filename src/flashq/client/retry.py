@@ -15,7 +15,7 @@ from typing import TypeAlias, TypeVar
 
 from flashq.client.errors import ConnectionFailed, error_of
 from flashq.client.exchange import Answer, Request, Steps
-from flashq.errors import FlashQError
+from flashq.errors import Closed, FlashQError
 
 T = TypeVar("T")
 
@@ -51,8 +51,10 @@ class Pause:
     seconds: float
 
 
-Talk: TypeAlias = Generator[Request | Pause, Answer | ConnectionFailed | None, T]
+Talk: TypeAlias = Generator[Request | Pause, Answer | ConnectionFailed | Closed | None, T]
 """What a client performs: sends a request and says its answer or why there is none, or sleeps."""
+
+_LOST = ". An earlier attempt was lost: whether that was carried out is not known"
 
 
 def talk(steps: Steps[T], retries: int, backoff: Backoff) -> Talk[T]:
@@ -92,13 +94,15 @@ class Attempts:
         self._failures = 0
         self._maybe_done = False
 
-    def failed(self, answer: Answer | ConnectionFailed) -> Pause:
+    def failed(self, answer: Answer | ConnectionFailed | Closed) -> Pause:
         """How long to wait before the next attempt. Raises the error if there is to be none."""
         error, at_least_s = _error_in(self._request, answer)
         self._failures += 1
         self._maybe_done |= error.outcome == "unknown"
         if self._maybe_done and error.outcome != "unknown":
             error.outcome = "unknown"  # the last attempt did nothing, an earlier one may have
+            error.message += _LOST
+            error.args = (error.message,)
         wait_s = self._backoff.wait_s(self._failures, at_least_s)
         if not self._may_repeat(error, wait_s):
             raise error
@@ -112,9 +116,9 @@ class Attempts:
         return self._backoff.clock() - self._started + wait_s <= self._backoff.total_s
 
 
-def _error_in(request: Request, answer: Answer | ConnectionFailed) -> tuple[FlashQError, float]:
+def _error_in(request: Request, answer: Answer | ConnectionFailed | Closed) -> tuple[FlashQError, float]:
     """The error, and the seconds the server asks to wait."""
-    if isinstance(answer, ConnectionFailed):
+    if not isinstance(answer, Answer):
         return answer, 0.0
     retry_after = answer.headers.get("retry-after", "")
     seconds = float(retry_after) if retry_after.isdecimal() else 0.0
