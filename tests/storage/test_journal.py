@@ -15,11 +15,10 @@ import pytest
 
 from flashq import FlashQ
 from flashq.batch import encode
-from flashq.errors import Closed, DataCorruption, StorageFailed
+from flashq.errors import DataCorruption, StorageFailed
 from flashq.record import NO_HEADERS
 from flashq.storage.file.backend import FileBackend
 from flashq.storage.file.disk import Disk, OpenFile
-from flashq.storage.file.segment import Segment
 from flashq.storage.file.topic_log import FileTopicLog
 from flashq.storage.interface import SYNC_MODES, Append, SyncMode, TopicConfig, TopicLog
 from flashq.testing.faulty_disk import FaultyDisk
@@ -271,38 +270,6 @@ def test_closing_completes_what_nobody_has_waited_for_yet(tmp_path: Path, mode: 
     assert log.durable_offset == 6
     again = FileBackend(str(tmp_path), disk=FaultyDisk())
     assert again.topics["t"].high_water_mark == 6
-    again.close()
-
-
-def test_retention_of_a_deleted_topic_never_removes_files_of_its_successor(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    backend = FileBackend(str(tmp_path), disk=FaultyDisk())
-    old, _ = backend.create_topic("t", TopicConfig(segment_bytes=1024, retention_ms=1000))
-    assert isinstance(old, FileTopicLog)
-    for _ in range(5):
-        post(old, b"x" * 1100).result()
-    asked = 0
-
-    def delete_and_create_meanwhile(segment: Segment, now_ms: int) -> bool:
-        nonlocal asked
-        asked += 1
-        if asked == 3:
-            backend.delete_topic("t")
-            new, _ = backend.create_topic("t", TopicConfig(segment_bytes=1024))
-            for number in range(5):
-                post(new, b"%d" % number * 1100).result()
-        return True
-
-    monkeypatch.setattr(old, "_is_too_old", delete_and_create_meanwhile)
-    old.retain(1 << 50)
-    assert asked == 3
-    with pytest.raises(Closed):
-        old.configure(TopicConfig())
-    backend.close()
-    again = FileBackend(str(tmp_path), disk=FaultyDisk())
-    assert [batch.base_offset for batch in again.topics["t"].read(0)] == [0, 1, 2, 3, 4]
-    assert again.topics["t"].topic_id != old.topic_id
     again.close()
 
 

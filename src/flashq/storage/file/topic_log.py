@@ -367,7 +367,7 @@ class FileTopicLog(TopicLog):
     def _remove_first(self, segment: Segment) -> bool:
         """The directory is synced after each: were a later segment gone and an earlier one back, offsets had a hole."""
         with self._changing:
-            if self._closed:
+            if self._closed or self._segments[0] is not segment:  # another thread was faster
                 return False
             if len(self._segments) == 2:
                 self._note_time(segment)
