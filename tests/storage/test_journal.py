@@ -1,15 +1,10 @@
-"""Threads, ticks and clocks around one log: nobody waits for ever, nothing is done twice."""
+"""Threads and clocks around one log: nobody waits for ever, nothing is done twice."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
@@ -25,96 +20,8 @@ from flashq.testing.faulty_disk import FaultyDisk
 from tests.http.serving import eventually
 
 
-class Loop:
-    """As much of an event loop as the engine needs: calls put off to the next tick, from this thread or another.
-
-    Without readers, so that threads sync.
-    """
-
-    def __init__(self) -> None:
-        self.calls: deque[Callable[[], object]] = deque()
-        self.woken = threading.Semaphore(0)
-
-    def call_soon(self, call: Callable[..., object], *args: Any, context: Any = None) -> Any:
-        self.calls.append(partial(call, *args))
-        self.woken.release()
-
-    call_soon_threadsafe = call_soon
-
-    def add_reader(self, fd: int, callback: Callable[..., object]) -> None:
-        raise NotImplementedError
-
-    def run_until(self, done: Callable[[], bool], timeout_s: float = 10) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not done():
-            assert self.woken.acquire(timeout=max(deadline - time.monotonic(), 0)), "nobody calls: a waiter hangs"
-            self.calls.popleft()()
-
-
 def post(log: TopicLog, value: bytes = b"x") -> Append:
     return log.append(encode([(None, value, NO_HEADERS)], 1))
-
-
-@pytest.mark.parametrize("mode", SYNC_MODES)
-def test_on_a_loop_every_append_calls_back_on_the_loop_through_rolls_and_retention(
-    tmp_path: Path, mode: SyncMode
-) -> None:
-    backend = FileBackend(str(tmp_path), sync_mode=mode, disk=FaultyDisk())
-    loop = Loop()
-    backend.drive_from_loop(cast(asyncio.AbstractEventLoop, loop))
-    log, _ = backend.create_topic("t", TopicConfig(segment_bytes=1024, retention_ms=1 << 50))
-    stop = threading.Event()
-
-    def roll_all_the_time() -> None:
-        while not stop.is_set():
-            log.retain(1 << 51)
-
-    retention = threading.Thread(target=roll_all_the_time)
-    retention.start()
-    threads: set[int] = set()
-    done: list[int] = []
-
-    def callback(append: Append) -> None:
-        threads.add(threading.get_ident())
-        assert append.error is None
-        done.append(append.batch.base_offset)
-
-    try:
-        for tick in range(150):
-            expected = len(done) + 1 + tick % 4
-            for _ in range(1 + tick % 4):
-                post(log, b"x" * 300).add_done_callback(callback)
-            loop.run_until(lambda expected=expected: len(done) >= expected)  # type: ignore[misc]
-    finally:
-        stop.set()
-        retention.join()
-        backend.close()
-    assert sorted(done) == list(range(len(done)))
-    assert threads == {threading.get_ident()}
-
-
-def test_what_is_appended_together_is_written_at_once_at_the_end_of_the_block(tmp_path: Path) -> None:
-    writes: list[str] = []
-
-    def decide(operation: str, path: str) -> None:
-        if operation == "write" and path.endswith(".log"):
-            writes.append(path)
-
-    backend = FileBackend(str(tmp_path), sync_mode="never", disk=FaultyDisk(decide))
-    loop = Loop()
-    backend.drive_from_loop(cast(asyncio.AbstractEventLoop, loop))
-    log, _ = backend.create_topic("t", TopicConfig())
-    for turn in range(1, 3):
-        with backend.together():
-            appends = [post(log), post(log)]
-            assert not any(append.done for append in appends)
-        assert all(append.done for append in appends)
-        assert len(writes) == turn
-    assert not loop.calls
-    alone = post(log)
-    assert not alone.done
-    loop.run_until(lambda: alone.done)
-    backend.close()
 
 
 @pytest.mark.parametrize("mode", SYNC_MODES)

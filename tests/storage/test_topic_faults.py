@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from flashq import FlashQ
+from flashq.batch import encode
 from flashq.broker.retention import RetentionThread
 from flashq.errors import FlashQError, StorageFailed, StorageFull
+from flashq.storage.file.journal import Journal
 from flashq.storage.interface import TopicConfig
 from flashq.testing.faulty_disk import Fault
 from tests.storage.crashing_disk import Nth, abandon
-from tests.storage.rig import BROKEN, NO_SPACE, Rig
+from tests.storage.rig import BROKEN, NO_SPACE, Rig, row
 
 
 @pytest.mark.parametrize("fault", [NO_SPACE, BROKEN])
@@ -79,6 +81,47 @@ def test_a_topic_whose_disk_failed_can_be_deleted_and_made_again(rig: Callable[.
     assert it.flashq.post_record("t", "anew") == 0
     it.reopen()
     assert it.values() == [b"anew"]
+
+
+def test_a_topic_with_something_foreign_in_the_place_of_its_file_can_be_deleted_with_posts_under_way(
+    rig: Callable[..., Rig],
+) -> None:
+    it = rig()
+    it.flashq.post_record("t", "first")
+    it.reopen()
+    append = it.log().append(encode(row(b"second"), 1))
+    active = Path(it.log().directory) / "0" / f"{0:020}.log"
+    active.unlink()
+    active.symlink_to("elsewhere")
+    it.flashq.delete_topic("t")
+    with pytest.raises(StorageFailed) as refused:
+        append.result()
+    assert refused.value.outcome == "not_applied"
+    assert it.flashq.post_record("t", "anew") == 0
+    it.reopen()
+    assert it.values() == [b"anew"]
+
+
+def test_what_cannot_be_closed_is_still_there_to_be_deleted(
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Journal) -> None:
+        raise MemoryError
+
+    it = rig()
+    it.flashq.create_topic("t")
+    it.flashq.create_consumer_group("g")
+    monkeypatch.setattr(Journal, "close", fail)
+    with pytest.raises(MemoryError):
+        it.flashq.delete_topic("t")
+    with pytest.raises(MemoryError):
+        it.flashq.delete_consumer_group("g")
+    assert (it.flashq.topics(), it.flashq.consumer_groups()) == (["t"], ["g"])
+    monkeypatch.undo()
+    it.flashq.delete_topic("t")
+    it.flashq.delete_consumer_group("g")
+    it.reopen()
+    assert it.flashq.topics() == it.flashq.consumer_groups() == []
 
 
 @pytest.mark.parametrize(("fault", "error"), [(NO_SPACE, StorageFull), (BROKEN, StorageFailed)])

@@ -104,12 +104,12 @@ class FileBackend(StorageBackend):
         with self._changing:
             topic = self.topics.pop(name)
             assert isinstance(topic, FileTopicLog | UnreadableTopicLog)
-            with contextlib.suppress(StorageFailed):
-                _close(topic)
             try:
+                with contextlib.suppress(StorageFailed):
+                    _close(topic)
                 with on_disk(f"the deletion of topic {name}"):
                     delete_topic(self._topics_dir, topic.directory, disk=self._disk)
-            except FlashQError:
+            except Exception:
                 self.topics[name] = topic  # closed, and still to be deleted
                 raise
 
@@ -126,12 +126,12 @@ class FileBackend(StorageBackend):
         with self._changing:
             group = self.groups.pop(name)
             assert isinstance(group, FileConsumerGroup | UnreadableGroup)
-            with contextlib.suppress(StorageFailed):
-                _close(group)
             try:
+                with contextlib.suppress(StorageFailed):
+                    _close(group)
                 with on_disk(f"the deletion of group {name}"):
                     delete_group_file(self._groups_dir, group.path, disk=self._disk)
-            except FlashQError:
+            except Exception:
                 self.groups[name] = group
                 raise
 

@@ -14,6 +14,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING
 
+from flashq.logging import get_logger
 from flashq.storage.backend import Deliver, SyncObserver
 from flashq.storage.file.descriptors import Descriptors
 from flashq.storage.interface import SyncMode
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 SYNC_THREADS = 4
 """fdatasync of different files overlap in the kernel; a file has one at a time."""
+log = get_logger(__name__)
 
 
 class Flusher:
@@ -95,7 +97,10 @@ class Flusher:
     def deliver(self, run: Callable[[], None]) -> None:
         """Run callbacks where callers expect them: on the loop if there is one, else here."""
         if self._call_soon_threadsafe is None or self.is_loop_thread():
-            run()
+            try:
+                run()
+            except Exception:  # a mistake of theirs: whoever is told next waits for it
+                log.exception("callback_failed")
         else:
             try:
                 self._call_soon_threadsafe(run)
@@ -126,7 +131,10 @@ class Flusher:
         tick, self._tick = self._tick, []
         for journal in tick:
             journal.in_tick = False
-            journal.write()
+            try:
+                journal.write()
+            except Exception:  # whoever posts to the others waits for an answer too
+                log.exception("write_failed", what=journal.what)
 
     def _watch(self) -> None:
         while (due := self._wait_for_due()) is not None:

@@ -191,6 +191,9 @@ class Journal(Settler):
             self.segment.append(batches, make_room=self._makes_room)
         except OSError as error:
             return self._write_failed(pending, error)
+        except DataCorruption as error:  # what is in the segment's place is no file of ours: nothing was written
+            self._pending = pending
+            return self._stop(error, unknown=[])
         except (
             BaseException
         ):  # an interrupt: nothing has been accounted for, so the next write puts them in the same place
