@@ -165,10 +165,10 @@ async def _serve(
         if not await server.drain(DRAIN_S):
             log.warning("connections_cut_off", after_s=DRAIN_S)
     finally:
-        executor.shutdown()
-        flashq.backend.leave_loop()
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # the server is stopping, and a flush must not be cut short
+        executor.shutdown()
+        flashq.backend.leave_loop()
 
 
 def operation_handlers(

@@ -146,3 +146,21 @@ def test_a_client_that_never_finishes_holds_the_stop_no_longer_than_the_drain_la
         assert server.stop() == 0
         assert 0.4 < time.monotonic() - begun < 3
         assert len(server.events("connections_cut_off")) == 1
+
+
+def test_signals_are_ignored_by_the_time_a_stop_waits_for_threads_and_the_disk(tmp_path: Path) -> None:
+    asserting = (
+        sys.executable,
+        "-c",
+        "import signal, sys\n"
+        "from flashq.cli.main import main\n"
+        "from flashq.storage.file.backend import FileBackend\n"
+        "leave = FileBackend.leave_loop\n"
+        "def leave_loop(backend):\n"
+        "    assert {signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)} == {signal.SIG_IGN}\n"
+        "    leave(backend)\n"
+        "FileBackend.leave_loop = leave_loop\n"
+        "sys.exit(main())",
+    )
+    with serving(tmp_path / "data", command=asserting) as server:
+        assert server.stop() == 0

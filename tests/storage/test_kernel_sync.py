@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -166,5 +168,39 @@ def test_what_the_kernel_does_not_take_is_refused_and_nothing_is_owed(tmp_path: 
             assert not kernel.begin(file.fileno(), heard.append)
         os.close(reading)
         os.close(writing)
+
+    asyncio.run(main())
+
+
+class Failing:
+    """A context whose next wait fails as io_getevents may."""
+
+    def __init__(self, context: Any, code: int) -> None:
+        self._context = context
+        self._code: int | None = code
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def process_events(self, *args: int, **kwargs: int) -> Any:
+        code, self._code = self._code, None
+        if code is not None:
+            raise SystemError(code, os.strerror(code))
+        return self._context.process_events(*args, **kwargs)
+
+
+def test_a_signal_does_not_end_the_wait_for_what_is_under_way(tmp_path: Path) -> None:
+    async def main() -> None:
+        for code, ends in ((errno.EINTR, True), (errno.EINVAL, False)):
+            kernel = KernelSync(asyncio.get_running_loop())
+            heard: list[OSError | None] = []
+            with (tmp_path / "file").open("wb") as file:
+                assert kernel.begin(file.fileno(), heard.append)
+                kernel._context = cast("Any", Failing(kernel._context, code))
+                with contextlib.nullcontext() if ends else pytest.raises(SystemError):
+                    kernel.close()
+                assert heard == [None] * ends
+                kernel.close()
+                assert heard == [None]
 
     asyncio.run(main())

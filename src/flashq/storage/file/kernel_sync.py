@@ -63,7 +63,11 @@ class KernelSync:
         """Begin no more, and block until those under way have ended and been told of."""
         self._closed = True
         while self._in_flight:
-            self._context.process_events(MAX_IN_FLIGHT, min_requests=1, timeout=-1)
+            try:
+                self._context.process_events(MAX_IN_FLIGHT, min_requests=1, timeout=-1)
+            except SystemError as error:  # how caio tells of io_getevents
+                if error.args[:1] != (errno.EINTR,):  # a signal has been handled
+                    raise
         self._loop.remove_reader(self._context.fileno)
 
     def _hear(self) -> None:
