@@ -180,6 +180,34 @@ def test_closing_completes_what_nobody_has_waited_for_yet(tmp_path: Path, mode: 
     again.close()
 
 
+def test_closing_completes_a_repeated_post_that_wants_another_sync_than_the_last(tmp_path: Path) -> None:
+    class Gate(FaultyDisk):
+        closed = False
+
+        def sync(self, file: OpenFile) -> None:
+            if self.closed:
+                syncing.set()
+                assert gate.wait(10)
+
+    syncing, gate = threading.Event(), threading.Event()
+    disk = Gate()
+    backend = FileBackend(str(tmp_path), sync_mode="never", disk=disk)
+    log, _ = backend.create_topic("t", TopicConfig())
+    assert isinstance(log, FileTopicLog)
+    first = post(log).result()
+    disk.closed = True
+    closing = threading.Thread(target=log.close)
+    closing.start()
+    assert syncing.wait(10)
+    again = log.journal.follow(first, durable=True)
+    assert not again.done
+    gate.set()
+    closing.join()
+    assert again.done
+    assert again.error is None
+    backend.close()
+
+
 def test_what_is_posted_while_retention_rolls_is_synced_though_nobody_blocks_for_it(tmp_path: Path) -> None:
     class Slow(FaultyDisk):
         def open(self, path: str, *, create: bool = False, write: bool = False) -> OpenFile:

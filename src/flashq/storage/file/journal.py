@@ -472,7 +472,7 @@ class Journal(Settler):
             self._closed = True
         self.write()
         self.sync()
-        while self._pending or self._unsynced.records:  # a roll was due first
+        while self._pending or self._unsynced.records or self._unsynced.waiting:  # a roll was due, or a post repeated
             if self.failure is not None:
                 break
             self.write()
