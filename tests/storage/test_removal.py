@@ -12,6 +12,7 @@ import pytest
 from flashq.batch import encode
 from flashq.errors import Closed
 from flashq.storage.file.backend import FileBackend
+from flashq.storage.file.disk import OpenFile
 from flashq.storage.file.segment import Segment
 from flashq.storage.file.topic_log import FileTopicLog
 from flashq.storage.interface import TopicConfig, TopicLog
@@ -89,3 +90,39 @@ def test_retention_of_a_deleted_topic_never_removes_files_of_its_successor(
     assert [batch.base_offset for batch in again.topics["t"].read(0)] == [0, 1, 2, 3, 4]
     assert again.topics["t"].topic_id != old.topic_id
     again.close()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [lambda log: log.read(0), lambda log: log.offset_at(1), lambda log: log.load_keys()],
+    ids=["read", "time", "keys"],
+)
+def test_who_reads_a_topic_while_it_is_deleted_is_told_that_and_not_of_damage(
+    rig: Callable[..., Rig],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    use: Callable[[FileTopicLog], object],
+) -> None:
+    it = rig(segment_bytes=1024)
+    for _ in range(2):
+        post(it.flashq.log_or_new("t"))
+    log = it.log()
+    opening, deleted = threading.Event(), threading.Event()
+    open_file = it.disk.open
+
+    def hold(path: str, *, create: bool = False, write: bool = False) -> OpenFile:
+        opening.set()
+        assert deleted.wait(10)
+        return open_file(path, create=create, write=write)
+
+    with ThreadPoolExecutor(1) as threads:
+        monkeypatch.setattr(it.disk, "open", hold)
+        using = threads.submit(use, log)
+        assert opening.wait(10)
+        monkeypatch.undo()
+        it.flashq.delete_topic("t")
+        deleted.set()
+        with pytest.raises(Closed):
+            using.result(10)
+    assert log.damage_read is None
+    assert not any("data_corruption" in record.message for record in caplog.records)

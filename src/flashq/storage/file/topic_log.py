@@ -307,6 +307,8 @@ class FileTopicLog(TopicLog):
         return self._corruption(segment, Broken(0, offset, "the file is gone", cut=False))
 
     def _corruption(self, segment: Segment, broken: Broken) -> DataCorruption:
+        """Raises `Closed` where the topic has been deleted meanwhile: its files are gone, or a successor's."""
+        self._check_open()
         error = self.damage_read = corruption(self.name, segment.path, broken)
         log.error("data_corruption", **error.details, why=broken.why)
         return error
