@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,25 @@ def check(server: Process) -> None:
         stored |= {record["offset"]: record["value"] for record in page["records"]}
         assert page["high_water_mark"] == len(expected)
     assert stored == expected
+
+
+@pytest.mark.parametrize("storage", ["memory", "file"])
+def test_a_post_with_a_key_behind_long_polls_may_follow_in_the_turn_of_another(tmp_path: Path, storage: str) -> None:
+    """The other one ends the long polls, and an answer lets in what is behind them."""
+    polls, target, body = Limits().max_pipelined, "/topics/news/records", {"records": [{"value": "v"}]}
+    with (
+        serving(tmp_path / "data", "--storage", storage) as server,
+        server.connect() as waiting,
+        server.connect() as posting,
+    ):
+        server.post("news", "first")
+        poll = waiting.encode("GET", f"{target}?from_offset=1&timeout_ms=20000")
+        waiting.send(poll * polls + waiting.encode("POST", target, body, {"Idempotency-Key": "behind"}))
+        time.sleep(0.2)
+        posting.send(posting.encode("POST", target, body, {"Idempotency-Key": "other"}))
+        asked = time.monotonic()
+        assert server.ask("GET", "/health").status == 200
+        assert time.monotonic() - asked < 2
+        assert posting.receive().json()["offsets"][0]["offset"] == 1
+        assert {waiting.receive().json()["records"][0]["offset"] for _ in range(polls)} == {1}
+        assert waiting.receive().json()["offsets"][0]["offset"] == 2

@@ -19,6 +19,24 @@ SyncObserver = Callable[[float, int], None]
 """Told of each fsync that went well: seconds it took, records it made durable. On the thread that made it."""
 
 
+def deliver_here(run: Callable[[], None]) -> None:
+    """Runs callbacks at once, where there is no loop to run them on."""
+    run()
+
+
+def deliver_on(loop: AbstractEventLoop) -> Deliver:
+    """Has callbacks run on the loop in one of its next turns, from whatever thread; none once it has closed."""
+    call_soon_threadsafe = loop.call_soon_threadsafe
+
+    def deliver(run: Callable[[], None]) -> None:
+        try:
+            call_soon_threadsafe(run)
+        except RuntimeError:  # the loop is gone, and with it whoever waited
+            pass
+
+    return deliver
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
     """`failed`: some log takes no more posts; `degraded`: some records cannot be read, the rest works."""

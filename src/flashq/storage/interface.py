@@ -100,7 +100,7 @@ class TopicLog(ABC):
     topic_id: str  # never the same for two topics, also when the name is used again after a delete
     config: TopicConfig
     durability: Literal["fsynced", "written", "memory", "replicated"]  # what a done append has become
-    on_advance: Callable[[], None] | None = None  # called after the high water mark has moved
+    on_advance: Callable[[], None] | None = None  # called after the high water mark has moved, on the loop if any
     unreadable: FlashQError | None = None  # why nothing is known of it: its offsets say nothing, deleting it works
 
     @property

@@ -6,13 +6,16 @@ import threading
 import uuid
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from flashq.batch import Batch
 from flashq.errors import Closed, OffsetOutOfRange
-from flashq.storage.backend import Health, StorageBackend
+from flashq.storage.backend import Deliver, Health, StorageBackend, deliver_here, deliver_on
 from flashq.storage.interface import Append, CommittedOffset, ConsumerGroup, SyncMode, TopicConfig, TopicLog, not_at_end
 from flashq.storage.keys import PostKeys
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 
 class InMemoryTopicLog(TopicLog):
@@ -21,10 +24,13 @@ class InMemoryTopicLog(TopicLog):
     durability: Literal["memory"] = "memory"
     epoch = 0
 
-    def __init__(self, name: str, config: TopicConfig) -> None:
+    def __init__(self, name: str, config: TopicConfig, deliver: Deliver = deliver_here) -> None:
+        """`deliver` runs `on_advance`. Where a loop drives the log, that is not inside an append: whoever is woken may
+        append as well, and an append with a key holds a lock."""
         self.name = name
         self.topic_id = uuid.uuid4().hex
         self.config = config
+        self._deliver = deliver
         self._lock = threading.Lock()
         self._batches: list[Batch] = []
         self._bases: list[int] = []  # base offset of each batch: bisect finds an offset's batch
@@ -63,8 +69,9 @@ class InMemoryTopicLog(TopicLog):
             self._batches.append(batch)
             self._next_offset = offset + batch.count
             self._size_bytes += len(batch.frame)
-        if self.on_advance is not None:
-            self.on_advance()
+        on_advance = self.on_advance
+        if on_advance is not None:
+            self._deliver(on_advance)
         return _done(batch)
 
     def append_once(self, batch: Batch, *, durable: bool = False, if_next_offset: int | None = None) -> Append:
@@ -174,9 +181,10 @@ class InMemoryBackend(StorageBackend):
     def __init__(self) -> None:
         self.topics: dict[str, InMemoryTopicLog] = {}
         self.groups: dict[str, InMemoryConsumerGroup] = {}
+        self._deliver: Deliver = deliver_here
 
     def create_topic(self, name: str, config: TopicConfig) -> tuple[TopicLog, bool]:
-        new = InMemoryTopicLog(name, config)
+        new = InMemoryTopicLog(name, config, lambda run: self._deliver(run))  # a loop may be given later
         log = self.topics.setdefault(name, new)
         return log, log is new
 
@@ -188,6 +196,9 @@ class InMemoryBackend(StorageBackend):
 
     def delete_group(self, name: str) -> None:
         del self.groups[name]
+
+    def drive_from_loop(self, loop: AbstractEventLoop) -> None:
+        self._deliver = deliver_on(loop)
 
     def health(self) -> Health:
         return Health()

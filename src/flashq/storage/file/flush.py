@@ -15,7 +15,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from flashq.logging import get_logger
-from flashq.storage.backend import Deliver, SyncObserver
+from flashq.storage.backend import Deliver, SyncObserver, deliver_here, deliver_on
 from flashq.storage.file.descriptors import Descriptors
 from flashq.storage.interface import SyncMode
 
@@ -48,7 +48,7 @@ class Flusher:
         self._threads = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="flashq-sync")
         self.descriptors = Descriptors(self._threads.submit)
         self._call_soon: Deliver | None = None
-        self._call_soon_threadsafe: Deliver | None = None
+        self._on_loop: Deliver = deliver_here
         self._loop_thread = 0
         self._tick: list[Journal] = []
         self.together = _Together(self)
@@ -61,7 +61,7 @@ class Flusher:
 
     def drive_from_loop(self, loop: AbstractEventLoop) -> None:
         """Write at the end of each tick of this thread's event loop, sync there if it can be, run callbacks there."""
-        self._call_soon, self._call_soon_threadsafe = loop.call_soon, loop.call_soon_threadsafe
+        self._call_soon, self._on_loop = loop.call_soon, deliver_on(loop)
         self._loop_thread = threading.get_ident()
 
     def appended(self, journal: Journal) -> None:
@@ -96,16 +96,13 @@ class Flusher:
 
     def deliver(self, run: Callable[[], None]) -> None:
         """Run callbacks where callers expect them: on the loop if there is one, else here."""
-        if self._call_soon_threadsafe is None or self.is_loop_thread():
+        if self._call_soon is None or self.is_loop_thread():
             try:
                 run()
             except Exception:  # a mistake of theirs: whoever is told next waits for it
                 log.exception("callback_failed")
         else:
-            try:
-                self._call_soon_threadsafe(run)
-            except RuntimeError:  # the loop is gone, and with it whoever waited
-                pass
+            self._on_loop(run)
 
     def watch(self, journal: Journal, deadline: float) -> None:
         """Ask the journal at this time (`clock`) whether a sync is due. Wakes nobody unless it is the next deadline."""
