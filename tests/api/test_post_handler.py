@@ -182,3 +182,49 @@ def test_an_answer_that_fails_does_not_keep_the_others_from_theirs() -> None:
         assert [offset_in(answer) for answer in answers] == [0, 1]
 
     asyncio.run(scenario())
+
+
+class TooBusy(OneStepAtATime):
+    """Cannot take the first thing it is given: there is no thread for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._refuses = True
+
+    def submit(self, work: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
+        if self._refuses:
+            self._refuses = False
+            raise RuntimeError("can't start new thread")
+        return super().submit(work, *arguments, **options)
+
+
+def test_a_post_to_a_new_topic_for_which_there_is_no_thread_does_not_keep_the_next_one_waiting() -> None:
+    async def scenario() -> None:
+        executor = TooBusy()
+        handlers = PostHandler(FlashQ(), asyncio.get_running_loop(), executor)
+        with pytest.raises(RuntimeError):
+            post(handlers, "0")
+        again = post(handlers, "1")
+        executor.tell(executor.work())
+        await turns_of_the_loop()
+        assert offset_in(again) == 0
+
+    asyncio.run(scenario())
+
+
+def test_posts_to_a_topic_whose_creation_fails_in_an_unexpected_way_are_told_and_the_next_one_tries_again() -> None:
+    async def scenario() -> None:
+        executor = OneStepAtATime()
+        handlers = PostHandler(FlashQ(), asyncio.get_running_loop(), executor)
+        answers = [post(handlers, "0"), post(handlers, "1")]
+        executor.tell(MemoryError())
+        await turns_of_the_loop()
+        for answer in answers:
+            assert answer.response is not None
+            assert json.loads(answer.response.body)["details"]["outcome"] == "unknown"
+        again = post(handlers, "2")
+        executor.tell(executor.work())
+        await turns_of_the_loop()
+        assert offset_in(again) == 0
+
+    asyncio.run(scenario())

@@ -181,8 +181,8 @@ class PostHandler:
 
     def _hold(self, post: _Post, topic: str) -> None:
         """Get the topic ready off the loop, then post. Posts that come meanwhile follow in the order they came."""
-        self._held[topic] = [post]
         ready = self._executor.submit(self._make_ready, topic)
+        self._held[topic] = [post]  # once that is under way: had it raised, nobody would release them
         ready.add_done_callback(lambda ready: self._loop.call_soon_threadsafe(self._release, topic, ready))
 
     def _make_ready(self, topic: str) -> TopicLog:
@@ -191,12 +191,14 @@ class PostHandler:
         return log
 
     def _release(self, topic: str, ready: Future[TopicLog]) -> None:
-        for post in self._held[topic]:  # grows if an answer lets in the next post of a client
-            try:
-                self._store(post, self._log_for(post, topic, ready))
-            except FlashQError as error:
-                post.send(error_response(error, post.request))
-        del self._held[topic]
+        try:
+            for post in self._held[topic]:  # grows if an answer lets in the next post of a client
+                try:
+                    self._store(post, self._log_for(post, topic, ready))
+                except Exception as error:  # must not keep the others from their answers
+                    self._refuse_all([post], as_flashq_error(error))
+        finally:
+            del self._held[topic]
 
     def _log_for(self, post: _Post, topic: str, ready: Future[TopicLog]) -> TopicLog:
         """The log that is ready. If its keys cannot be loaded, it still takes posts without."""
