@@ -98,6 +98,9 @@ class News(StreamSource):
         self.items.append(item)
         self.wake()
 
+    def drain(self) -> None:
+        self.tell(None)
+
     def close(self) -> None:
         self.closed = True
 
@@ -170,6 +173,18 @@ def test_what_is_asked_while_a_stream_is_written_is_answered_after_it(deferred: 
         rest = b"".join(iter(lambda: client.recv(1000), b""))
     assert rest.startswith(b"0\r\n\r\nHTTP/1.1 200 OK\r\n")
     assert rest.endswith(b"\r\n\r\nsecond")
+
+
+def test_a_stream_that_begins_while_the_server_drains_is_told_to_end() -> None:
+    found = Deferred()
+    with serving(lambda request: found) as served, served.connect() as client:
+        client.sendall(G)
+        assert eventually(lambda: served.server.requests == 1)
+        drained = asyncio.run_coroutine_threadsafe(served.server.drain(5), served.loop)
+        assert eventually(lambda: served.server.draining)
+        served.call(found.send, Response(200, content_type=b"text/event-stream", stream=News()))
+        assert receive_all(client).endswith(b"\r\n\r\n0\r\n\r\n")
+        assert drained.result(5)
 
 
 def test_a_slow_reader_of_a_long_stream_holds_little_memory(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:

@@ -132,6 +132,21 @@ def test_sigterm_answers_long_polls_at_once(tmp_path: Path) -> None:
         assert time.monotonic() - begun < 5
 
 
+def test_sigterm_ends_streams_also_those_that_wait_for_their_turn(tmp_path: Path) -> None:
+    with serving(tmp_path / "data") as server, server.connect() as pipelined:
+        server.post("t", "v")
+        pipelined.send(pipelined.encode("GET", "/topics/t/stream?from_offset=1") * 3)
+        time.sleep(0.2)
+        begun = time.monotonic()
+        server.signal(signal.SIGTERM)
+        for _ in range(3):
+            answer = pipelined.receive()
+            assert (answer.status, answer.body) == (200, b"retry: 1000\n\n")
+        assert server.wait() == 0
+        assert time.monotonic() - begun < 5
+        assert not server.events("connections_cut_off")
+
+
 def test_a_client_that_never_finishes_holds_the_stop_no_longer_than_the_drain_lasts(tmp_path: Path) -> None:
     assert DRAIN_S <= 8, "2 of the 10 s are for the last flush"
     shorter = (

@@ -113,7 +113,7 @@ class StreamSource:
         raise NotImplementedError
 
     def drain(self) -> None:
-        """The server is stopping: come to an end soon. Called at most once, only after `start`."""
+        """The server is stopping: come to an end soon. Called only after `start`; once, or twice."""
 
     def close(self) -> None:
         """Let go of everything held."""

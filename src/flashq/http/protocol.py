@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 from flashq.http.answers import AnswerQueue, encode_whole
 from flashq.http.body import IncomingBody, overloaded
 from flashq.http.head import END, REMEMBERED_BYTES, Head, HeadParser, ProtocolError
-from flashq.http.message import Deferred, Peer, Request, Response
+from flashq.http.message import Deferred, Peer, Request, Response, StreamSource
 
 if TYPE_CHECKING:
     from flashq.http.listener import HttpServer
@@ -381,6 +381,11 @@ class Connection(AnswerQueue):
         super()._ready(deferred)
         if deferred.alone or self._held_bytes > self._limits.max_held_bytes:
             self._run()  # also if its own answer is not to go out yet
+
+    def _begin_stream(self, stream: StreamSource) -> None:
+        super()._begin_stream(stream)
+        if self._server.draining and self._stream is stream:  # it was not there yet for `drain`
+            stream.drain()
 
     def _released(self, charge: int) -> None:
         self._server.room.give_back(charge)
