@@ -109,6 +109,16 @@ class TestWaiters:
             self.waiters.notify(self.log)
         assert self.called == ["first", "second"]
 
+    def test_one_whose_callback_fails_does_not_cost_the_others_their_call(self) -> None:
+        def fail() -> None:
+            raise RuntimeError("in a bad way")
+
+        self.waiters.wait(self.log, fail)
+        self.waiters.wait(self.log, lambda: self.called.append("second"))
+        self.waiters.notify(self.log)
+        assert self.called == ["second"]
+        assert self.log.on_advance is None
+
     def test_who_took_it_back_is_not_called_and_may_do_so_twice(self) -> None:
         cancel = self.waiters.wait(self.log, lambda: self.called.append("cancelled"))
         self.waiters.wait(self.log, lambda: self.called.append("stays"))

@@ -221,3 +221,23 @@ def test_a_mistake_of_ours_is_answered_as_unknown_and_reaches_no_other_topic(loo
     assert error is not None
     assert (error.code, error.outcome) == ("internal_error", "unknown")
     assert stored == [(0, None)]
+
+
+def test_what_an_answer_that_raises_has_left_is_stored_in_the_next_turn(loop: Loop) -> None:
+    logs, told = [log_named("a"), log_named("b")], list[str]()
+
+    def answer(log: TopicLog, posts: list[str], batch: Batch | None, error: FlashQError | None) -> None:
+        told.extend(posts)
+        if log is logs[0]:
+            raise RuntimeError("in a bad way")
+
+    tick = Tick[str](lambda call: loop.soon.append(call), lambda: 1, answer)
+    for log, name in zip(logs, ("a", "b"), strict=True):
+        tick.post(log, rows(b"x"), 10, name)
+    loop.turn()
+    with pytest.raises(RuntimeError):
+        loop.turn()
+    tick.post(logs[1], rows(b"x"), 10, "later")
+    loop.rest()
+    assert told == ["a", "b", "later"]
+    assert loop.soon == []

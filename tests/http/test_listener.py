@@ -167,3 +167,16 @@ def test_handlers_are_told_who_asks() -> None:
     assert request.client is not None
     assert request.scheme == "http"
     assert request.keep_alive
+
+
+def test_a_connection_that_fails_when_its_deadlines_are_compared_is_the_end_of_no_sweep() -> None:
+    limits = Limits(head_timeout_s=0.1)
+    with serving(limits=limits) as served, served.connect() as failing:
+        assert eventually(lambda: len(served.server.connections) == 1)
+        (connection,) = served.server.connections
+        transport, connection._transport = connection._transport, None  # type: ignore[assignment]
+        assert eventually(lambda: len(served.errors) > 1)
+        with served.connect() as late:
+            assert late.recv(100) == b""
+        connection._transport = transport
+        assert failing.recv(100) == b""

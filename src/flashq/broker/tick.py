@@ -96,10 +96,14 @@ class Tick(Generic[Post]):
         if self._in_second_turn:
             self._call_end_soon()
             return
-        with self._together:
-            for _ in range(len(self._collected)):  # a batch that an answer begins is for the next tick
-                if self._collected:
-                    self._append_first()
+        try:
+            with self._together:
+                for _ in range(len(self._collected)):  # a batch that an answer begins is for the next tick
+                    if self._collected:
+                        self._append_first()
+        finally:
+            if self._collected:  # an answer has raised, or has begun more
+                self._call_end_soon()
 
     def _call_end_soon(self) -> None:
         if not self._is_due:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from flashq.logging import get_logger
 from flashq.storage.interface import TopicLog
+
+logger = get_logger(__name__)
 
 
 class Waiters:
@@ -35,7 +38,10 @@ class Waiters:
             callbacks = list(waiting.values())
             waiting.clear()
             for callback in callbacks:
-                callback()
+                try:
+                    callback()
+                except Exception as mistake:  # must not keep the others from what they wait for
+                    logger.error("internal_error", exc_info=mistake)
             self._tidy(log, waiting)
 
     def _tidy(self, log: TopicLog, waiting: dict[object, Callable[[], None]]) -> None:

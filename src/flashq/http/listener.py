@@ -153,10 +153,13 @@ class HttpServer:
         return True
 
     def _sweep(self) -> None:
+        self._sweep_timer = self.loop.call_later(self.limits.sweep_interval_s, self._sweep)
         now = self.loop.time()
         for connection in [*self.connections, *self._refused]:
-            connection.check(now)
-        self._sweep_timer = self.loop.call_later(self.limits.sweep_interval_s, self._sweep)
+            try:
+                connection.check(now)
+            except Exception as error:  # must not keep the others from theirs
+                self.failed(error)
 
     # What connections call.
 
