@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +27,7 @@ from flashq.storage.kafka.lanes import MAX_LANES, Lanes
 from flashq.storage.kafka.reader import Readers
 from flashq.storage.kafka.runs import POST_HEADER, Runs, rows_of
 from flashq.storage.kafka.settling import Completions
+from tests.http.serving import eventually
 
 
 class Message:
@@ -280,6 +283,40 @@ def test_a_post_that_follows_the_refusal_of_another_is_answered_too(dead_lanes: 
     for append in (first, late, again):
         completions.settle(append)
         assert append.error is not None
+
+
+class GatedLane:
+    """A producer whose cluster takes every post, once it may; it answers one post at a time, as the real one may."""
+
+    gate: threading.Event
+
+    def __init__(self, settings: dict[str, object], timeout_s: float) -> None:
+        pass
+
+    def send(self, log: Log, waiting: Sequence[tuple[Append, float]], answer: Callable[..., None]) -> None:
+        self.gate.wait()
+        for append, _ in waiting:
+            answer(log, [append])
+
+
+def test_posts_are_answered_also_once_the_loop_has_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    GatedLane.gate = threading.Event()
+    monkeypatch.setattr(lanes, "_Lane", GatedLane)
+    completions, loop, log = Completions(), asyncio.new_event_loop(), Log("t")
+    completions.drive_from_loop(loop)
+    loop.close()
+    gated = Lanes({}, 60.0, completions.complete)
+    appends = [an_append(completions) for _ in range(4)]
+    for append in appends:  # those behind the first share a batch
+        append.add_done_callback(lambda _: None)
+        gated.submit(log, append)  # type: ignore[arg-type]
+    GatedLane.gate.set()
+    assert eventually(lambda: all(append.done for append in appends))
+    assert [append.error for append in appends] == [None] * len(appends)
+    last = an_append(completions)
+    gated.submit(log, last)  # type: ignore[arg-type]
+    gated.close()
+    assert last.done
 
 
 # -- deleting groups

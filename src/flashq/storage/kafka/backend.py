@@ -186,7 +186,7 @@ class KafkaBackend(StorageBackend):
     # -- the whole
 
     def drive_from_loop(self, loop: AbstractEventLoop) -> None:
-        self._completions.deliver = loop.call_soon_threadsafe
+        self._completions.drive_from_loop(loop)
 
     def health(self) -> Health:
         return self._health if self._health.problems else self._told()

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from flashq.logging import get_logger
-from flashq.storage.backend import Deliver
+from flashq.storage.backend import Deliver, deliver_here, deliver_on
 from flashq.storage.interface import Append, Settler
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 logger = get_logger(__name__)
 
@@ -16,9 +20,12 @@ class Completions(Settler):
     """Of all logs of a backend. `deliver` runs callbacks: here and now, until a loop is given."""
 
     def __init__(self) -> None:
-        self.deliver: Deliver = lambda callback: callback()
+        self.deliver: Deliver = deliver_here
         self._changed = threading.Condition()
         self._callbacks: dict[Append, list[Callable[[Append], None]]] = {}
+
+    def drive_from_loop(self, loop: AbstractEventLoop) -> None:
+        self.deliver = deliver_on(loop)
 
     def settle(self, append: Append) -> None:
         with self._changed:
