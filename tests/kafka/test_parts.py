@@ -9,6 +9,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -16,10 +18,11 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from flashq import ConfigurationError, FlashQ
 from flashq.batch import Batch, encode, encode_stored, hash_of_key
 from flashq.broker.decoding import offset_after
-from flashq.errors import Closed, NotConfirmed, StorageUnavailable
-from flashq.storage.interface import Append
+from flashq.errors import Closed, FlashQError, NotConfirmed, StorageUnavailable
+from flashq.storage.interface import Append, TopicConfig
 from flashq.storage.kafka import lanes
 from flashq.storage.kafka.cache import Cache
+from flashq.storage.kafka.cluster import Found
 from flashq.storage.kafka.config import KafkaConfig, read_config_file
 from flashq.storage.kafka.errors import refused
 from flashq.storage.kafka.group_deletion import GroupDeletion
@@ -27,6 +30,9 @@ from flashq.storage.kafka.lanes import MAX_LANES, Lanes
 from flashq.storage.kafka.reader import Readers
 from flashq.storage.kafka.runs import POST_HEADER, Runs, rows_of
 from flashq.storage.kafka.settling import Completions
+from flashq.storage.kafka.topic_log import KafkaTopicLog
+from flashq.storage.keys import PostKeys
+from flashq.storage.memory import InMemoryTopicLog
 from tests.http.serving import eventually
 
 
@@ -317,6 +323,66 @@ def test_posts_are_answered_also_once_the_loop_has_closed(monkeypatch: pytest.Mo
     gated.submit(log, last)  # type: ignore[arg-type]
     gated.close()
     assert last.done
+
+
+# -- keys
+
+
+class QuickLog(InMemoryTopicLog):
+    """A log whose posts are settled by another thread before `append` returns, and not yet said to be done."""
+
+    def __init__(self, error: FlashQError | None) -> None:
+        super().__init__("t", TopicConfig())
+        self._error = error
+        self.keys = PostKeys(self, load=dict, follow=self._follow, repeat=lambda batch, _: Append(batch, done=True))
+
+    def append(self, batch: Batch, *, durable: bool = False, if_next_offset: int | None = None) -> Append:
+        append = super().append(batch)
+        append.done, append.error = False, self._error
+        self.keys.settled([append])
+        return append
+
+    def _follow(self, first: Append, durable: bool) -> Append:
+        raise AssertionError("the first one is not under way any more")
+
+
+def keyed() -> Batch:
+    return encode([(None, b"v", [])], 1, hash_of_key(b"k"))
+
+
+def test_a_key_is_free_again_also_where_its_post_was_refused_before_it_was_noted() -> None:
+    log = QuickLog(StorageUnavailable("no broker"))
+    for at in range(2):
+        assert log.keys.append_once(keyed(), durable=False, if_next_offset=None).batch.base_offset == at
+
+
+def test_a_key_is_free_after_retention_also_where_its_post_was_stored_before_it_was_noted() -> None:
+    log = QuickLog(None)
+    assert [log.keys.append_once(keyed(), durable=False, if_next_offset=None).batch.base_offset for _ in "12"] == [0, 0]
+    log.keys.drop_below(1)
+    assert log.keys.append_once(keyed(), durable=False, if_next_offset=None).batch.base_offset == 1
+
+
+def test_of_repetitions_at_once_after_a_post_was_given_up_one_frees_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    released: list[bytes] = []
+
+    class TwoAtOnce(dict[bytes, float]):
+        """Lets another repetition go first, between the look of one and what it does."""
+
+        def get(self, key: bytes, default: float | None = None) -> float | None:  # type: ignore[override]
+            ended = super().get(key, default)
+            if ended is not None and not released:
+                released.append(b"by now")
+                log._forget_unconfirmed(key)
+            return ended
+
+    found = Found("t", "id", TopicConfig(), 1 << 20, only_deletes=True, has_append_time=False)
+    parts: Any = SimpleNamespace(lanes=SimpleNamespace(timeout_s=1.0))
+    log = KafkaTopicLog(found, (0, 0), parts, "replicated")
+    monkeypatch.setattr(log._keys, "release", released.append)
+    log._unconfirmed = TwoAtOnce({b"key": time.monotonic() - 1e6})
+    log._forget_unconfirmed(b"key")
+    assert released == [b"by now", b"key"]
 
 
 # -- deleting groups

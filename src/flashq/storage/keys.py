@@ -109,8 +109,9 @@ class PostKeys:
     def _append(self, key_hash: bytes, batch: Batch, durable: bool, if_next_offset: int | None) -> Append:
         append = self._log.append(batch, durable=durable, if_next_offset=if_next_offset)
         with self._lock:
-            self._under_way[key_hash] = append
-        if append.done:  # already noted, perhaps before it was under way
+            if key_hash not in self._offsets:  # else it is stored already, and noted
+                self._under_way[key_hash] = append
+        if append.done or append.error is not None:  # noted already, perhaps before it was under way
             self.settled([append])
         return append
 

@@ -210,8 +210,9 @@ class KafkaTopicLog(TopicLog):
 
     def _forget_unconfirmed(self, key_hash: bytes) -> None:
         ended = self._unconfirmed.get(key_hash)
-        if ended is not None and time.monotonic() - ended > self._parts.lanes.timeout_s + UNKNOWN_S:
-            del self._unconfirmed[key_hash]
+        if ended is None or time.monotonic() - ended <= self._parts.lanes.timeout_s + UNKNOWN_S:
+            return
+        if self._unconfirmed.pop(key_hash, None) is not None:  # else a repetition beside this one was first
             self._keys.release(key_hash)
 
     def _follow(self, first: Append, durable: bool) -> Append:
