@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from flashq.api.schemas import GroupOffset, GroupTopic
+from flashq.cli.groups import _row
 from flashq.cli.output import span
 from tests.api.test_topics import SWEEPING, wait_for
 from tests.cli.commands import on_terminal, run
@@ -138,3 +140,10 @@ def test_deleting_asks_on_a_terminal(server: Process) -> None:
 )
 def test_a_time_span_is_shown_in_its_two_largest_units(seconds: int, shown: str) -> None:
     assert span(seconds) == shown
+
+
+def test_a_commit_whose_time_is_not_told_is_not_shown_as_none() -> None:
+    """As of a group that a program of Kafka's has committed."""
+    assert _row(GroupOffset("g", "t", 3, 5, 2, None), None)[5] == "not told"
+    assert _row(GroupTopic("t", 3, 5, 2, None), None)[5] == "not told"
+    assert _row(GroupOffset("g", "t", 0, 5, 5), None)[5] == "never"

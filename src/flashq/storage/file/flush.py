@@ -15,7 +15,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from flashq.logging import get_logger
-from flashq.storage.backend import Deliver, SyncObserver, deliver_here, deliver_on
+from flashq.storage.backend import Deliver, SyncObserver, deliver_on
 from flashq.storage.file.descriptors import Descriptors
 from flashq.storage.interface import SyncMode
 
@@ -48,7 +48,7 @@ class Flusher:
         self._threads = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="flashq-sync")
         self.descriptors = Descriptors(self._threads.submit)
         self._call_soon: Deliver | None = None
-        self._on_loop: Deliver = deliver_here
+        self._on_loop: Deliver | None = None
         self._loop_thread = 0
         self._tick: list[Journal] = []
         self.together = _Together(self)
@@ -96,7 +96,7 @@ class Flusher:
 
     def deliver(self, run: Callable[[], None]) -> None:
         """Run callbacks where callers expect them: on the loop if there is one, else here."""
-        if self._call_soon is None or self.is_loop_thread():
+        if self._on_loop is None or self.is_loop_thread():
             try:
                 run()
             except Exception:  # a mistake of theirs: whoever is told next waits for it
