@@ -131,6 +131,9 @@ class Scripted:
     def __init__(self, *polled: list[Message]) -> None:
         self._polled = list(polled)
 
+    def list_topics(self, topic: str, timeout: float) -> None:
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
     def assign(self, partitions: list[TopicPartition]) -> None:
         pass
 

@@ -89,9 +89,7 @@ class Follower:
             for name in gone:
                 del followed[name]
         for log in new:
-            if log.topic_id not in met:  # once, however that ends: the topics of others must not wait for a leader
-                met.add(log.topic_id)
-                meet(consumer, log.name)
+            meet(consumer, log.name, log.topic_id, met)
             consumer.incremental_assign([TopicPartition(log.name, 0, log.high_water_mark)])
             followed[log.name] = log
         return True

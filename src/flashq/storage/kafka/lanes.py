@@ -202,9 +202,7 @@ class _Lane:
             self._producer = Producer(self._settings)
             self._met.clear()
         producer = self._producer
-        if log.topic_id not in self._met:
-            self._met.add(log.topic_id)
-            meet(producer, log.name)
+        meet(producer, log.name, log.topic_id, self._met)
         sent: list[_Sent] = []
         for append, deadline in waiting:
             try:

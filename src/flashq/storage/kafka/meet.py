@@ -10,8 +10,14 @@ _TIMEOUT_S = 1.0
 _AGAIN_S = 0.01
 
 
-def meet(client: Producer | Consumer, topic: str) -> None:
-    """Let a client find a topic's leader: of one its broker has not heard of yet, it asks again after a second only."""
+def meet(client: Producer | Consumer, topic: str, topic_id: str, met: set[str]) -> None:
+    """Let a client find a topic's leader: of one it does not know yet, librdkafka asks (again) after a second only.
+
+    Once for each id in `met`, however that ends: other topics' work must not wait for a leader that is not there.
+    """
+    if topic_id in met:
+        return
+    met.add(topic_id)
     deadline = time.monotonic() + _TIMEOUT_S
     while time.monotonic() < deadline:
         try:

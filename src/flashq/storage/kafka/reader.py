@@ -16,6 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from flashq.batch import Batch
 from flashq.errors import Closed, OffsetOutOfRange, StorageUnavailable
 from flashq.storage.kafka.errors import refused
+from flashq.storage.kafka.meet import meet
 from flashq.storage.kafka.runs import Runs
 
 MAX_CONSUMERS = 8
@@ -27,11 +28,16 @@ _AT_ONCE_BYTES = 4 * 1024 * 1024
 class _Standing:
     """A consumer and where it stands: the topic's id and the offset it gives next."""
 
-    __slots__ = ("at", "consumer")
+    __slots__ = ("_met", "at", "consumer")
 
     def __init__(self, consumer: Consumer) -> None:
         self.consumer = consumer
         self.at: tuple[str, int] | None = None
+        self._met: set[str] = set()  # ids of topics
+
+    def move(self, topic: str, topic_id: str, offset: int) -> None:
+        meet(self.consumer, topic, topic_id, self._met)
+        self.consumer.assign([TopicPartition(topic, 0, offset)])
 
 
 class Readers:
@@ -51,7 +57,7 @@ class Readers:
         standing = self._take((topic_id, from_offset), topic)
         try:
             if standing.at != (topic_id, from_offset):
-                standing.consumer.assign([TopicPartition(topic, 0, from_offset)])
+                standing.move(topic, topic_id, from_offset)
             standing.at = None
             runs, at = self._collect(standing.consumer, topic, from_offset, stop, max_records, max_bytes)
             if at >= stop:
