@@ -48,6 +48,13 @@ def post_of(value: str) -> Request:
 
 
 def post(handlers: PostHandler, value: str) -> Deferred:
+    """Of a connection that has asked nothing before: it is this one's turn."""
+    answer = post_in_line(handlers, value)
+    answer.take_turn()
+    return answer
+
+
+def post_in_line(handlers: PostHandler, value: str) -> Deferred:
     request = post_of(value)
     return handlers.prepare(request.head, "t")(request)
 
@@ -66,6 +73,26 @@ def offset_in(answer: Response | Deferred) -> int:
     assert b"\r\ncontent-length: %d" % len(body) in head
     offset: int = json.loads(body)["offsets"][0]["offset"]
     return offset
+
+
+def test_a_post_whose_turn_comes_while_others_make_its_topic_or_have_made_it_follows_theirs() -> None:
+    async def scenario() -> None:
+        executor = OneStepAtATime()
+        handlers = PostHandler(FlashQ(), asyncio.get_running_loop(), executor)
+        early, late = post_in_line(handlers, "early"), post_in_line(handlers, "late")
+        assert early.alone
+        assert late.alone
+        first = post(handlers, "first")
+        early.take_turn()
+        executor.tell(executor.work())
+        await turns_of_the_loop()
+        assert [offset_in(answer) for answer in (first, early)] == [0, 1]
+        assert late.response is None
+        late.take_turn()
+        await turns_of_the_loop()
+        assert offset_in(late) == 2
+
+    asyncio.run(scenario())
 
 
 def test_a_post_that_comes_after_the_topic_is_there_and_before_that_is_known_follows_those_that_wait() -> None:
@@ -202,8 +229,9 @@ def test_a_post_to_a_new_topic_for_which_there_is_no_thread_does_not_keep_the_ne
     async def scenario() -> None:
         executor = TooBusy()
         handlers = PostHandler(FlashQ(), asyncio.get_running_loop(), executor)
-        with pytest.raises(RuntimeError):
-            post(handlers, "0")
+        refused = post(handlers, "0").response
+        assert refused is not None
+        assert refused.status == 500
         again = post(handlers, "1")
         executor.tell(executor.work())
         await turns_of_the_loop()

@@ -393,6 +393,20 @@ def test_retention_by_size_keeps_the_newest(tmp_path: Path) -> None:
         assert len(server.poll("t", from_offset=told["log_start_offset"])["records"]) == 40 - told["log_start_offset"]
 
 
+def test_a_post_that_makes_its_topic_is_done_after_what_is_before_it_and_before_what_is_behind(
+    server: Process, topic: str
+) -> None:
+    with server.connect() as connection:
+        for number in range(5):
+            path = f"/topics/{topic}-{number}"
+            post = ("POST", f"{path}/records", {"records": [{"value": "v"}]})
+            requests = [("GET", path, None), post, ("GET", path, None), post, ("GET", f"{path}/records", None)]
+            connection.send(b"".join(connection.encode(*request) for request in requests))
+            answers = [connection.receive() for _ in requests]
+            assert [answer.status for answer in answers] == [404, 200, 200, 200, 200]
+            assert answers[2].json()["high_water_mark"] >= 1  # the second post may be there already
+
+
 def test_requests_behind_one_that_makes_or_removes_a_topic_meet_what_it_has_made_of_it(
     server: Process, topic: str
 ) -> None:

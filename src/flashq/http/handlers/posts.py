@@ -177,7 +177,20 @@ class PostHandler:
         check_name("topic", topic)
         if post.terms is not None:
             self._flashq.check_new(topic, post.terms)
-        self._hold(post, topic)
+        post.alone, post.on_turn = True, lambda: self._make_topic(post, topic)
+
+    def _make_topic(self, post: _Post, topic: str) -> None:
+        """Its turn has come: have its topic made, unless another connection has meanwhile."""
+        try:
+            log = self._flashq.backend.topics.get(topic)
+            if topic in self._held:
+                self._held[topic].append(post)
+            elif log is None:
+                self._hold(post, topic)
+            else:
+                self._store(post, log)
+        except Exception as error:  # on the connection's way, which must not end by it
+            self._refuse_all([post], as_flashq_error(error))
 
     def _hold(self, post: _Post, topic: str) -> None:
         """Get the topic ready off the loop, then post. Posts that come meanwhile follow in the order they came."""
