@@ -14,10 +14,10 @@ from tests.contract.conftest import rows
 
 
 def test_a_topic_is_created_once_and_stays_as_it_is(flashq: FlashQ, small_segment: int) -> None:
-    assert flashq.create_topic("t", retention_ms=7, segment_bytes=4 * small_segment) is True
+    assert flashq.create_topic("t", retention_ms=70_000_000, segment_bytes=4 * small_segment) is True
     flashq.post_record("t", "kept")
-    assert flashq.create_topic("t", retention_ms=9) is False
-    assert flashq.log("t").config == TopicConfig(retention_ms=7, segment_bytes=4 * small_segment)
+    assert flashq.create_topic("t", retention_ms=90_000_000) is False
+    assert flashq.log("t").config == TopicConfig(retention_ms=70_000_000, segment_bytes=4 * small_segment)
     assert flashq.poll_records("t")[0].text == "kept"
 
 
