@@ -75,7 +75,7 @@ class PostedLines(msgspec.Struct):
     count: int
 
 
-class RecordOut(msgspec.Struct):
+class RecordOut(msgspec.Struct, gc=False):  # no cycles; else a poll of 1,000 has the collector run
     """A record as read. Text that is not UTF-8 comes in base64, and `encoding` or `key_encoding` says so."""
 
     key: str | None

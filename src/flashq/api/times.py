@@ -8,13 +8,25 @@ from functools import lru_cache
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECONDS = re.compile(r"[0-9]{1,15}", re.ASCII)
+_MAX_SHOWN = 1024
 _ISO = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d([.]\d{1,9})?)?(Z|[+-]\d\d:\d\d))?", re.ASCII)
 
 
-@lru_cache(maxsize=1024)
-def iso_timestamp(timestamp_ms: int) -> str:
-    """Unix milliseconds as ISO 8601 UTC: 2026-01-15T10:30:45.123Z."""
-    return f"{_iso_seconds(timestamp_ms // 1000)}.{timestamp_ms % 1000:03}Z"
+class _Shown(dict[int, str]):
+    """Times as they are shown, `_MAX_SHOWN` at most. A dict answers in half the time of lru_cache."""
+
+    __slots__ = ()
+
+    def __missing__(self, timestamp_ms: int) -> str:
+        shown = f"{_iso_seconds(timestamp_ms // 1000)}.{timestamp_ms % 1000:03}Z"
+        if len(self) >= _MAX_SHOWN:
+            self.clear()
+        self[timestamp_ms] = shown
+        return shown
+
+
+iso_timestamp = _Shown().__getitem__
+"""Unix milliseconds as ISO 8601 UTC: 2026-01-15T10:30:45.123Z."""
 
 
 @lru_cache(maxsize=64)

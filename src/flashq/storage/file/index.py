@@ -54,6 +54,11 @@ class SparseIndex:
         at = bisect_right(self.offsets, offset) - 1
         return self.offsets[at], self.positions[at]
 
+    def find_end(self, stop: int, size: int) -> int:
+        """A position at or behind the end of what is before offset `stop`, in a segment of `size` bytes."""
+        at = bisect_left(self.offsets, stop)
+        return self.positions[at] if at < len(self.positions) else size
+
     def find_time(self, timestamp_ms: int) -> tuple[int, int]:
         """Offset and position of a noted frame before which nothing is as late as `timestamp_ms`."""
         at = max(bisect_left(self.timestamps, timestamp_ms) - 1, 0)

@@ -20,9 +20,9 @@ from flashq.errors import DataCorruption
 from flashq.storage.file import index as index_file
 from flashq.storage.file import keys as keys_file
 from flashq.storage.file.disk import NO_ROOM, Disk, OpenFile
-from flashq.storage.file.index import SparseIndex
+from flashq.storage.file.index import INTERVAL_BYTES, SparseIndex
 from flashq.storage.file.kernel_sync import Ended
-from flashq.storage.file.recovery import Broken, EpochAt, Scan, scan, walk
+from flashq.storage.file.recovery import READ_BYTES, Broken, EpochAt, Scan, scan, walk
 from flashq.storage.interface import SMALL_READ_BYTES
 
 LOG_SUFFIX = ".log"
@@ -251,7 +251,7 @@ class Segment:
         left = self.size if max_bytes is None else max_bytes
         found: list[Batch] = []
         try:
-            for batch in self._batches_from(from_offset, epoch_at, small=stop - from_offset <= 100):
+            for batch in self._batches_from(from_offset, stop, left, epoch_at):
                 if batch.next_offset > from_offset:
                     found.append(batch)
                     left -= len(batch.frame)
@@ -262,15 +262,17 @@ class Segment:
                 raise
         return found
 
-    def _batches_from(self, offset: int, epoch_at: EpochAt, *, small: bool) -> Iterable[Batch]:
-        """Batches from the one with this offset, or from a little before it: from memory, else from the file."""
+    def _batches_from(self, offset: int, stop: int, max_bytes: int, epoch_at: EpochAt) -> Iterable[Batch]:
+        """Batches from the one with this offset, or from a little before it: from memory, else from the file, read as
+        far as is wanted at once."""
         tail = self.tail
         if tail and tail[0].base_offset <= offset:
             at = bisect_right(tail, offset, key=_BASE_OFFSET) - 1
             return islice(tail, at, None)
         file, size = self.open(), self.size
-        offset, position = self.index(epoch_at).find(offset)
-        ahead = SMALL_READ_BYTES if small else 4 * SMALL_READ_BYTES
+        index = self.index(epoch_at)
+        offset, position = index.find(offset)
+        ahead = min(index.find_end(stop, size) - position, max_bytes + INTERVAL_BYTES, READ_BYTES)
         return (batch for _, batch in walk(self.disk, file, position, size, offset, epoch_at, ahead=ahead))
 
     def is_at_hand(self, offset: int, size: int) -> bool:
