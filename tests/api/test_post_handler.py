@@ -13,6 +13,7 @@ import pytest
 from flashq.broker.flashq import FlashQ
 from flashq.errors import StorageFull
 from flashq.http.answers import encode_whole
+from flashq.http.handlers import posts
 from flashq.http.handlers.posts import PostHandler
 from flashq.http.head import Head
 from flashq.http.message import Deferred, Peer, Request, Response
@@ -207,6 +208,29 @@ def test_an_answer_that_fails_does_not_keep_the_others_from_theirs() -> None:
         answers[0].on_ready = fail
         await turns_of_the_loop()
         assert [offset_in(answer) for answer in answers] == [0, 1]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("part", "count"), [("stamp_of", 2), ("posted_body", 2), ("_around_offset", 5)])
+def test_posts_whose_answers_cannot_be_made_are_answered_all_the_same(
+    part: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise MemoryError
+
+    async def scenario() -> None:
+        flashq = FlashQ()
+        flashq.create_topic("t")
+        handlers = PostHandler(flashq, asyncio.get_running_loop(), OneStepAtATime())
+        monkeypatch.setattr(posts, part, fail)
+        answers = [post(handlers, str(value)) for value in range(count)]
+        await turns_of_the_loop()
+        assert flashq.high_water_mark("t") == count
+        for answer in answers:
+            assert answer.response is not None
+            assert answer.response.status == 500
+            assert json.loads(answer.response.body)["details"]["outcome"] == "unknown"
 
     asyncio.run(scenario())
 

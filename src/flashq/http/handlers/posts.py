@@ -138,6 +138,12 @@ class PostHandler:
             assert error is not None
             self._refuse_all(posts, error)
             return
+        try:
+            self._answer_stored(log, posts, batch)
+        except Exception as mistake:
+            self._refuse_all(posts, as_flashq_error(mistake))
+
+    def _answer_stored(self, log: TopicLog, posts: list[_Post], batch: Batch) -> None:
         terms = posts[0].terms  # a post with terms is alone in its batch
         durability = self._durable if terms is not None and terms.durable else self._durability[log.durability]
         stamp, offset, size = stamp_of(batch.timestamp_ms), batch.base_offset, 0
@@ -157,14 +163,16 @@ class PostHandler:
                     answer = Response(200, post.body(offset, count, stamp), JSON, durability)
                 give(post, answer)
             except Exception as mistake:  # must not keep the others from their answers
-                logger.error("internal_error", exc_info=mistake)
+                self._refuse_all([post], as_flashq_error(mistake))
             offset += count
         self._posted.add(batch.count, size)
 
     def _refuse_all(self, posts: list[_Post], error: FlashQError) -> None:
+        """Tell of an error those that have no answer yet."""
         for post in posts:
             try:
-                post.send(error_response(error, post.request))
+                if post.response is None:
+                    post.send(error_response(error, post.request))
             except Exception as mistake:
                 logger.error("internal_error", exc_info=mistake)
 
