@@ -379,7 +379,7 @@ def test_of_repetitions_at_once_after_a_post_was_given_up_one_frees_its_key(monk
                 log._forget_unconfirmed(key)
             return ended
 
-    found = Found("t", "id", TopicConfig(), 1 << 20, only_deletes=True, has_append_time=False)
+    found = Found("t", "id", TopicConfig(), 1 << 20, only_deletes=True, has_append_time=False, asked_at=0.0)
     parts: Any = SimpleNamespace(lanes=SimpleNamespace(timeout_s=1.0))
     log = KafkaTopicLog(found, (0, 0), parts, "replicated")
     monkeypatch.setattr(log._keys, "release", released.append)

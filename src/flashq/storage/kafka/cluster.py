@@ -45,7 +45,7 @@ GROUPS_TOPIC = "__flashq_groups"
 """A group that has been made and has committed nowhere yet has an offset in this topic, which stays empty."""
 INTERNAL = frozenset({GROUPS_TOPIC, "__consumer_offsets", "__transaction_state", "__share_group_state"})
 PROPAGATION_S = 5.0
-"""In which every broker has heard of a new topic."""
+"""In which every broker has heard of a new topic, and of a change to one."""
 _ASK_AGAIN_S = 2.0  # a broker that is gone does not answer; the next one may
 _LEAST_S = 0.2  # librdkafka needs some time to find out even that nobody answers
 _END = OffsetSpec.latest()
@@ -62,6 +62,7 @@ class Found:
     max_batch_bytes: int
     only_deletes: bool  # records go from the start only, not by compaction
     has_append_time: bool  # brokers give records the time, not who posts them
+    asked_at: float  # when the cluster was asked (`time.monotonic`)
 
 
 class Cluster:
@@ -122,6 +123,7 @@ class Cluster:
     def _configurations(self, ids: Mapping[str, str], timeout_s: float) -> dict[str, Found]:
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in ids]
         found: dict[str, Found] = {}
+        asked_at = time.monotonic()
         for resource, told in self._admin.describe_configs(resources, request_timeout=timeout_s).items():
             try:
                 entries = told.result()
@@ -129,7 +131,7 @@ class Cluster:
                 if error.args[0].code() in NO_SUCH_TOPIC:
                     continue  # deleted meanwhile
                 raise
-            found[resource.name] = _found(resource.name, ids[resource.name], entries)
+            found[resource.name] = _found(resource.name, ids[resource.name], entries, asked_at)
         return found
 
     def create_topic(self, name: str, config: TopicConfig) -> bool:
@@ -393,7 +395,7 @@ def _settings(config: TopicConfig) -> dict[str, str]:
     }
 
 
-def _found(name: str, topic_id: str, entries: Mapping[str, ConfigEntry]) -> Found:
+def _found(name: str, topic_id: str, entries: Mapping[str, ConfigEntry], asked_at: float) -> Found:
     def number(setting: str, default: int) -> int:
         entry = entries.get(setting)
         return default if entry is None or entry.value is None else int(entry.value)
@@ -413,4 +415,5 @@ def _found(name: str, topic_id: str, entries: Mapping[str, ConfigEntry]) -> Foun
         max_batch_bytes=min(number("max.message.bytes", 1_048_588), segment_bytes),
         only_deletes=policy is None or policy.value == "delete",
         has_append_time=stamp is not None and stamp.value == "LogAppendTime",
+        asked_at=asked_at,
     )

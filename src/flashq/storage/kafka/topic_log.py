@@ -6,6 +6,7 @@ those are given only where the cluster says the topic has them.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from flashq.batch import Batch
 from flashq.errors import Closed, InvalidParameter, OffsetOutOfRange, StorageUnavailable, TopicNotFound
 from flashq.storage.interface import SMALL_READ_BYTES, Append, TopicConfig, TopicLog
 from flashq.storage.kafka.cache import Cache
-from flashq.storage.kafka.cluster import Cluster, Found
+from flashq.storage.kafka.cluster import PROPAGATION_S, Cluster, Found
 from flashq.storage.kafka.follower import Follower
 from flashq.storage.kafka.lanes import Lanes
 from flashq.storage.kafka.reader import Readers
@@ -66,14 +67,23 @@ class KafkaTopicLog(TopicLog):
         self._keys_known_to = -1
         self._unconfirmed: dict[bytes, float] = {}  # key hashes of posts that may be stored, and when they ended
         self._keys = PostKeys(self, load=dict, follow=self._follow, repeat=lambda batch, _: _done(batch))
+        self._changed_at = -math.inf  # when a change made here was known to be done
+        self._replaced: set[TopicConfig] = set()  # by changes made here of late
         self.described(found)
 
     def described(self, found: Found) -> None:
         """Take over how the cluster keeps the topic."""
-        self.config = found.config
+        with self._lock:
+            if not self._is_late(found):
+                self.config = found.config
         self.max_batch_bytes = found.max_batch_bytes
         self.has_append_time = found.has_append_time
         self._may_cache = found.only_deletes
+
+    def _is_late(self, found: Found) -> bool:
+        """Asked before a change made here was done, or told by a broker that has not heard of it yet."""
+        is_old_news = found.asked_at < self._changed_at + PROPAGATION_S and found.config in self._replaced
+        return is_old_news or found.asked_at < self._changed_at
 
     # -- offsets
 
@@ -277,8 +287,14 @@ class KafkaTopicLog(TopicLog):
 
     def configure(self, config: TopicConfig) -> None:
         self._check_open("nothing was changed")
+        before = self.config
         self._parts.cluster.configure_topic(self.name, config)
-        self.config = config
+        with self._lock:
+            now = time.monotonic()
+            if self._changed_at + PROPAGATION_S < now:
+                self._replaced.clear()
+            self._replaced.add(before)
+            self.config, self._changed_at = config, now
 
     def retain(self, now_ms: int) -> int:
         """Nothing: Kafka removes what the topic's configuration no longer keeps."""
