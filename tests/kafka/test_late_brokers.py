@@ -49,6 +49,28 @@ def answers(flashq: FlashQ, monkeypatch: pytest.MonkeyPatch) -> Answers:
     return Answers(flashq, monkeypatch)
 
 
+def test_a_new_topic_is_there_also_where_a_broker_has_not_heard_of_it(flashq: FlashQ, answers: Answers) -> None:
+    flashq.post_record("new", "x")
+    new = flashq.log("new")
+    answers.next = [{}, {}]
+    assert flashq.log_as_it_is("new") is new
+    assert answers.next == []
+    assert flashq.post_record("new", "y") == 1
+
+
+def test_a_topic_made_anew_is_there_also_where_a_broker_tells_of_the_deleted_one(
+    flashq: FlashQ, answers: Answers
+) -> None:
+    flashq.create_topic("anew")
+    deleted = {"anew": answers.of("anew")}
+    flashq.delete_topic("anew")
+    flashq.create_topic("anew")
+    anew = flashq.log("anew")
+    answers.next = [deleted]
+    assert flashq.log_as_it_is("anew") is anew
+    assert answers.next == []
+
+
 def test_a_change_is_seen_and_built_on_also_where_a_broker_has_not_heard_of_it(
     flashq: FlashQ, answers: Answers
 ) -> None:

@@ -118,18 +118,22 @@ class KafkaBackend(StorageBackend):
         self._check_open()
         if name in INTERNAL:
             return None
-        try:
-            with self.cluster.in_time():
-                found = self.cluster.describe([name]).get(name)
-                bounds = None if found is None else self.cluster.bounds(name)
-        except TopicNotFound:  # deleted meanwhile
-            found = None
-        with self._changing:
-            if found is not None and bounds is not None:
-                return self._take(found, bounds)
-            if name in self.topics:
-                self._drop(self.topics[name])
-            return None
+        with self.cluster.in_time():
+            while True:
+                asked = time.monotonic()
+                try:
+                    found = self.cluster.describe([name]).get(name)
+                    bounds = None if found is None else self.cluster.bounds(name)
+                except TopicNotFound:  # deleted meanwhile
+                    found = bounds = None
+                with self._changing:
+                    log = None if found is None or bounds is None else self._take(found, bounds)
+                    if log is not None or (known := self.topics.get(name)) is None:
+                        return log
+                    if known.found_at + PROPAGATION_S < asked:
+                        self._drop(known)
+                        return None
+                time.sleep(0.02)  # the broker asked may not have heard of it
 
     def find_group(self, name: str) -> ConsumerGroup | None:
         self._check_open()
