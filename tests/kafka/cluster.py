@@ -117,7 +117,10 @@ class Cluster:
         except BaseException:
             self.close()
             raise
-        self.admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        # One that may create topics asks every five minutes for those it was asked about: deleted ones come back.
+        self.admin = AdminClient(
+            {"bootstrap.servers": self.bootstrap, "log_level": 0, "allow.auto.create.topics": False}
+        )
 
     def __enter__(self) -> Self:
         return self
