@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, PartitionMetadata
 
 START_TIMEOUT_S = 180.0  # of a busy machine; a quiet one takes 15
 STOP_TIMEOUT_S = 20.0
@@ -182,14 +182,14 @@ class Cluster:
                 time.sleep(0.1)
 
     def leader(self, topic: str) -> int:
-        """The broker that leads the topic's partition; -1 where none does."""
-        leader: int = self.admin.list_topics(topic, timeout=10).topics[topic].partitions[0].leader
-        return leader
+        """The broker that leads the topic's partition; -1 where none does, or whoever is asked has not heard of it."""
+        partition = self._partition(topic)
+        return -1 if partition is None else partition.leader
 
     def in_sync(self, topic: str) -> list[int]:
-        """The brokers that have all of the topic's records."""
-        replicas: list[int] = self.admin.list_topics(topic, timeout=10).topics[topic].partitions[0].isrs
-        return sorted(replicas)
+        """The brokers that have all of the topic's records, as far as whoever is asked has heard."""
+        partition = self._partition(topic)
+        return [] if partition is None else sorted(partition.isrs)
 
     def said(self, node: int) -> str:
         """The end of what a broker has logged."""
@@ -202,6 +202,10 @@ class Cluster:
         )
         assert done.returncode == 0, f"{main} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
+
+    def _partition(self, topic: str) -> PartitionMetadata | None:
+        partitions: dict[int, PartitionMetadata] = self.admin.list_topics(topic, timeout=10).topics[topic].partitions
+        return partitions.get(0)
 
     def _format(self, node: int) -> subprocess.Popen[bytes]:
         settings = str(self._directory / f"broker-{node}" / "server.properties")

@@ -17,6 +17,12 @@ def test_kafka_stores_our_batches_and_librdkafka_reads_them(cluster: Cluster) ->
     emptied(cluster).close()
     # Their times are of 2023, and retention would remove them.
     cluster.admin.create_topics([NewTopic(TOPIC, 1, 3, config={"retention.ms": "-1"})])[TOPIC].result()
-    wait_until(lambda: cluster.leader(TOPIC) > 0, "nobody leads the topic")
-    leader = cluster.admin.list_topics(TOPIC, timeout=10).brokers[cluster.leader(TOPIC)]
+    leaders: list[int] = []
+
+    def is_led() -> bool:
+        leaders.append(cluster.leader(TOPIC))
+        return leaders[-1] > 0
+
+    wait_until(is_led, "nobody leads the topic")
+    leader = cluster.admin.list_topics(timeout=10).brokers[leaders[-1]]  # the next to be asked may not know it yet
     assert_librdkafka_reads_ours(leader.host, leader.port)
