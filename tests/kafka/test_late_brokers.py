@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
-from flashq import FlashQ
+from flashq import FlashQ, TopicNotFound
 from flashq.storage.interface import TopicConfig
 from flashq.storage.kafka.backend import KafkaBackend
 from flashq.storage.kafka.cluster import PROPAGATION_S, Found
@@ -90,3 +91,23 @@ def test_a_change_is_seen_and_built_on_also_where_a_broker_has_not_heard_of_it(
     # By then all have heard of it: another server has changed it back.
     answers.next = [{"changed": replace(before, asked_at=time.monotonic() + PROPAGATION_S)}]
     assert flashq.log_as_it_is("changed").config == before.config
+
+
+def test_who_asks_about_a_topic_while_it_is_deleted_here_is_told_at_once(
+    flashq: FlashQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flashq.create_topic("deleted")
+    log = flashq.log("deleted")
+    asked: list[str] = []
+
+    def offset(topic: str, *_: object) -> int:
+        if not asked:
+            flashq.delete_topic(topic)
+        asked.append(topic)
+        raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+
+    assert isinstance(flashq.backend, KafkaBackend)
+    monkeypatch.setattr(flashq.backend.cluster, "_offset", offset)
+    with pytest.raises(TopicNotFound):
+        log.refresh()
+    assert asked == ["deleted"]

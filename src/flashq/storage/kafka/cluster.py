@@ -5,6 +5,7 @@ Everything here blocks for a network round trip, `TIMEOUT_S` at most, and raises
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import uuid
@@ -155,6 +156,8 @@ class Cluster:
             f"topic {name} cannot be deleted",
             name,
         )
+        if name in self._seen:  # who asks about it in this moment waits no longer for brokers to hear of it
+            self._seen[name] = self._seen[name][0], -math.inf
 
     def configure_topic(self, name: str, config: TopicConfig) -> None:
         """Change how Kafka keeps a topic."""
