@@ -107,6 +107,13 @@ def test_a_topic_that_is_not_there_is_told_and_makes_no_group(server: Process) -
     assert server.ask("GET", "/consumer/lost").status == 404
 
 
+def test_a_bad_place_to_begin_makes_no_group(server: Process) -> None:
+    done = run(server, "consume", "news", "--group", "misplaced", "--from", "nonsense")
+    assert (done.code, done.out) == (2, b"")
+    assert "--from is 'nonsense'" in done.err
+    assert server.ask("GET", "/consumer/misplaced").status == 404
+
+
 def test_a_server_that_is_not_there_is_code_7(server: Process) -> None:
     done = run(server, "consume", "news", "--server", "http://127.0.0.1:1")
     assert (done.code, done.out) == (7, b"")

@@ -99,14 +99,14 @@ def consume(
 
 def _start(client: Client, topic: str, group: str | None, from_: str | None) -> Start:
     """The arguments of `Client.read_lines`."""
-    if group is not None:
-        client.describe_topic(topic)  # a topic that is not there makes no group
-        client.create_consumer_group(group)
-        if from_ is None:
-            return {"group": group}
     from flashq.cli.starts import start_of
 
-    return start_of(client, topic, from_ or "earliest")
+    if group is None:
+        return start_of(client, topic, from_ or "earliest")
+    start: Start = {"group": group} if from_ is None else start_of(client, topic, from_)
+    client.describe_topic(topic)  # a topic that is not there makes no group, nor does a bad place in it
+    client.create_consumer_group(group)
+    return start
 
 
 class _NoCommits:
