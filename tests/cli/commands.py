@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -72,9 +73,16 @@ def started(server: Process, *arguments: str | Path) -> Iterator[subprocess.Pope
 
 
 def on_terminal(
-    server: Process | None, arguments: Sequence[str | Path], typed: str = "", **variables: str
+    server: Process | None,
+    arguments: Sequence[str | Path],
+    typed: str = "",
+    interrupt_at: str | None = None,
+    **variables: str,
 ) -> tuple[int, str]:
-    """Exit code, and all that a terminal got to see; `typed` has been typed before the command asks."""
+    """Exit code, and all that a terminal got to see; `typed` has been typed before the command asks.
+
+    Ctrl-C comes when `interrupt_at` has been seen.
+    """
     master, slave = pty.openpty()
     process = subprocess.Popen(
         [COMMAND, *map(str, arguments)],
@@ -94,8 +102,20 @@ def on_terminal(
         if not data:
             break
         seen += data
+        if interrupt_at is not None and interrupt_at.encode() in seen:
+            interrupt_at = None
+            _wait_for_sleep(process.pid)
+            process.send_signal(signal.SIGINT)
     os.close(master)
     return process.wait(TIMEOUT_S), seen.decode(errors="replace")
+
+
+def _wait_for_sleep(pid: int) -> None:
+    """Until the process waits for input. A signal that comes between its question and that is heard after the wait."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+        assert time.monotonic() < deadline, f"process {pid} does not wait"
+        time.sleep(0.002)
 
 
 def next_offset(server: Process, topic: str) -> int:

@@ -181,6 +181,13 @@ def test_repair_asks_on_a_terminal_and_takes_no_for_an_answer(data_dir: Path) ->
     assert len(list(data_dir.rglob("*.damaged-*"))) == 1
 
 
+def test_ctrl_c_at_the_question_of_repair_is_an_interrupt(data_dir: Path) -> None:
+    damage(segments(data_dir)[0])
+    code, seen = on_terminal(None, ["repair", data_dir], interrupt_at="[y/N]: ")
+    assert (code, seen.splitlines()[-1]) == (130, "nothing was done")
+    assert list(data_dir.rglob("*.damaged-*")) == []
+
+
 def test_repair_without_anybody_to_ask_does_nothing(data_dir: Path) -> None:
     damage(segments(data_dir)[0])
     done = run("repair", data_dir)

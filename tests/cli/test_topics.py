@@ -95,6 +95,15 @@ def test_deleting_asks_on_a_terminal_and_needs_yes_elsewhere(server: Process) ->
     assert server.ask("GET", "/topics/kept").status == 404
 
 
+def test_ctrl_c_at_the_question_is_an_interrupt_and_ctrl_d_a_no(server: Process) -> None:
+    run(server, "produce", "asked-for", "x")
+    code, seen = on_terminal(server, ["topics", "delete", "asked-for"], interrupt_at="[y/N]: ")
+    assert (code, seen.splitlines()[-1]) == (130, "nothing was done")
+    code, seen = on_terminal(server, ["topics", "delete", "asked-for"], "\x04")
+    assert (code, seen.splitlines()[-1]) == (0, "nothing was done")
+    assert server.ask("GET", "/topics/asked-for").status == 200
+
+
 def test_without_a_server_every_verb_says_so_with_exit_code_7() -> None:
     verbs = [("list",), ("create", "x"), ("describe", "x"), ("set", "x", "--retention-ms", "1d"), ("delete", "x")]
     with ThreadPoolExecutor(len(verbs)) as pool:  # each tries again for a second or so

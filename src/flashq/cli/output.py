@@ -182,10 +182,20 @@ def progress(label: str, total_bytes: int | None) -> Iterator[Callable[[int], No
 
 
 def is_agreed(question: str, instead: str) -> bool:
-    """Asks on the terminal. Raises `InvalidParameter`, with what to give instead, where there is none."""
+    """Asks on the terminal. Raises `InvalidParameter`, with what to give instead, where there is none.
+
+    Ctrl-C is what it is elsewhere, `KeyboardInterrupt`, and it is told that nothing was done. The end of input is a no.
+    """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise InvalidParameter("nobody is here to ask. Nothing was done", hint=f"add {instead}")
-    return typer.confirm(question, err=True)
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort as abort:  # of either
+        print(file=sys.stderr)  # the question has no line end yet
+        if isinstance(abort.__context__, EOFError):
+            return False
+        advise("nothing was done")
+        raise KeyboardInterrupt from None
 
 
 def ask_before(question: str) -> None:
