@@ -13,8 +13,9 @@ import pytest
 
 from flashq import AsyncClient, Client, Closed, ConnectionFailed, FlashQError, StorageFailed, StorageFull, TopicNotFound
 from flashq.api.errors import STATUS, RequestError
+from flashq.api.schemas import HealthReport, encode_json
 from flashq.client import operations
-from flashq.client.errors import GatewayFailed, Overloaded, Unauthorized, UnexpectedAnswer, error_of
+from flashq.client.errors import GatewayFailed, Overloaded, TooManyConnections, Unauthorized, UnexpectedAnswer, error_of
 from flashq.client.exchange import Answer, Request, Steps
 from flashq.client.retry import Backoff, Pause, talk
 
@@ -226,3 +227,12 @@ def test_a_refusal_in_the_middle_of_an_operation_can_be_the_answer_it_looks_for(
     made: Callable[[], Steps[object]] = lambda: operations.create_topic("t", retention_ms=1)  # noqa: E731
     assert run(made(), [refusal("topic_not_found"), Answer(201, {})])[0] is True
     assert run(made(), [Answer(200, {})])[0] is False
+
+
+def test_an_error_with_a_status_that_health_answers_with_is_an_error() -> None:
+    full = refusal("too_many_connections", "1")
+    with pytest.raises(TooManyConnections) as caught:
+        run(operations.health(), [full, full], retries=1)
+    assert caught.value.__notes__ == ["2 attempts, pauses [1.0]"]
+    report = HealthReport("unhealthy", "flashq", 1, "0.1.0", 1.0, 3, 0, ["the disk"])
+    assert run(operations.health(), [full, Answer(503, {}, encode_json(report))])[0] == report

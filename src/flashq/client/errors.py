@@ -96,6 +96,15 @@ def error_of(status: int, body: bytes, *, is_write: bool) -> FlashQError:
     return error
 
 
+def is_error(body: bytes) -> bool:
+    """Whether this is an error in the shape of the contract."""
+    try:
+        _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return True
+
+
 def unexpected(status: int, body: bytes, *, is_write: bool) -> UnexpectedAnswer:
     """An answer in no shape of the contract. A write may have been carried out, unless it was refused as a 4xx."""
     kind = GatewayFailed if status in _GATEWAY else UnexpectedAnswer

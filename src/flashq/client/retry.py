@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from flashq.client.errors import ConnectionFailed, error_of
+from flashq.client.errors import ConnectionFailed, error_of, is_error
 from flashq.client.exchange import Answer, Request, Steps
 from flashq.errors import Closed, FlashQError
 
@@ -77,10 +77,15 @@ def _attempts(request: Request, retries: int, backoff: Backoff) -> Talk[Answer]:
     attempts = Attempts(request, retries, backoff)
     while True:
         answer = yield request
-        if isinstance(answer, Answer) and answer.status in request.operation.answers:
+        if isinstance(answer, Answer) and _is_good(request, answer):
             return answer
         assert answer is not None
         yield attempts.failed(answer)
+
+
+def _is_good(request: Request, answer: Answer) -> bool:
+    """Whether it is an answer of the operation. An error may have a status of these: 503, of /health."""
+    return answer.status in request.operation.answers and not (answer.status >= 400 and is_error(answer.body))
 
 
 class Attempts:
