@@ -95,6 +95,38 @@ def test_a_file_that_is_there_is_replaced_only_if_asked(server: Process, tmp_pat
     assert os.listdir(tmp_path) == ["x"]
 
 
+def test_where_a_link_leads_is_replaced_and_the_link_stays(server: Process, tmp_path: Path) -> None:
+    server.post("linked", "a")
+    (tmp_path / "there").mkdir()
+    link, target = tmp_path / "link", tmp_path / "there" / "x"
+    link.symlink_to(target)
+    assert run(server, "export", "linked", "--file", link).code == 2
+    for old in (None, "mine"):
+        if old is not None:
+            target.write_text(old)
+        assert run(server, "export", "linked", "--file", link, "--overwrite").code == 0
+        assert link.readlink() == target
+        assert json.loads(target.read_bytes())["value"] == "a"
+    assert (sorted(os.listdir(tmp_path)), os.listdir(tmp_path / "there")) == (["link", "there"], ["x"])
+
+
+def test_what_is_no_file_is_not_replaced(server: Process, tmp_path: Path) -> None:
+    server.post("kept", "a")
+    fifo, to_fifo = tmp_path / "fifo", tmp_path / "to-fifo"
+    os.mkfifo(fifo)
+    to_fifo.symlink_to(fifo)
+    for path in (fifo, to_fifo, tmp_path):
+        for flags in ([], ["--overwrite"]):
+            done = run(server, "export", "kept", "--file", path, *flags)
+            assert (done.code, done.out) == (2, b"")
+            assert f"{path} is there and is no regular file. Nothing was written\nhint: without --file" in done.err
+    assert fifo.is_fifo()
+    assert sorted(os.listdir(tmp_path)) == ["fifo", "to-fifo"]
+    stdout = "/proc/self/fd/1"  # where /dev/stdout leads: to a pipe, which has no path
+    done = run(server, "export", "kept", "--file", stdout, "--overwrite")
+    assert (done.code, f"{stdout} is there and is no regular file" in done.err) == (2, True)
+
+
 def test_an_export_that_fails_leaves_no_file(server: Process, tmp_path: Path) -> None:
     for arguments, code in ((["nothing"], 1), (["x", "--server", "http://127.0.0.1:1"], 7)):
         assert run(server, "export", *arguments, "--file", tmp_path / "x").code == code

@@ -101,13 +101,22 @@ def _write_records(client: Client, topic: str, out: Out) -> _Exported:
 
 @contextmanager
 def _new_file(path: str, *, overwrite: bool) -> Iterator[BinaryIO]:
-    """A file that is there, whole and on disk, or not at all. Raises `InvalidParameter`."""
+    """A file that is there, whole and on disk, or not at all; where a link leads, if it is one.
+
+    Raises `InvalidParameter`, also for what is no file: a rename would put one in the place of a device or a FIFO.
+    """
     from flashq.cli.runs import sync_directory
     from flashq.cli.stdout import named
 
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InvalidParameter(
+            f"{path} is there and is no regular file. Nothing was written",
+            hint="without --file, records go to standard output, which can be redirected there",
+        )
     if not overwrite and os.path.lexists(path):
         raise InvalidParameter(f"{path} is there already. Nothing was written", hint="--overwrite replaces it")
-    unfinished = f"{path}.{os.getpid()}.unfinished"
+    target = os.path.realpath(path)
+    unfinished = f"{target}.{os.getpid()}.unfinished"
     try:
         file = open(unfinished, "wb")  # noqa: SIM115  closed below
     except OSError as error:
@@ -117,11 +126,11 @@ def _new_file(path: str, *, overwrite: bool) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        os.replace(unfinished, target)
     except BaseException:
         os.unlink(unfinished)
         raise
-    sync_directory(path)
+    sync_directory(target)
 
 
 def import_(
