@@ -17,7 +17,7 @@ from flashq.api.schemas import HealthReport, encode_json
 from flashq.client import operations
 from flashq.client.errors import GatewayFailed, Overloaded, TooManyConnections, Unauthorized, UnexpectedAnswer, error_of
 from flashq.client.exchange import Answer, Request, Steps
-from flashq.client.retry import Backoff, Pause, talk
+from flashq.client.retry import Attempts, Backoff, Pause, talk
 
 LOST = "lost"
 REFUSED = "refused"
@@ -175,6 +175,22 @@ def test_it_ends_before_a_wait_that_goes_past_the_total_time() -> None:
     with pytest.raises(Overloaded) as caught:
         run(keyed(), [refusal("overloaded", "20"), refusal("overloaded", "20")], total_s=30)
     assert caught.value.__notes__ == ["2 attempts, pauses [20.0]"]
+
+
+def test_the_retries_last_as_long_as_the_documentation_says() -> None:
+    assert lasts_s(retries=5, random=1.0) == pytest.approx(3.1)
+    assert 25 < lasts_s(retries=20, random=0.5) <= 30
+    assert 25 < lasts_s(retries=20, random=1.0) <= 30
+
+
+def lasts_s(*, retries: int, random: float) -> float:
+    """How long a client with the usual waits tries to connect."""
+    time = Time()
+    attempts = Attempts(next(keyed()), retries, Backoff(random=lambda: random, clock=time.clock))
+    with suppress(ConnectionFailed):
+        while True:
+            time.now += attempts.failed(_said(REFUSED)).seconds
+    return time.now
 
 
 def test_what_does_not_pass_by_itself_is_not_tried_again() -> None:
