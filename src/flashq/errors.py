@@ -47,7 +47,10 @@ class InvalidOffset(FlashQError, ValueError):
 
 
 class OffsetOutOfRange(FlashQError):
-    """A read below the log start: retention has removed those records. `details`: log_start_offset."""
+    """A read below the log start: retention has removed those records. `details`: log_start_offset.
+
+    In clients also one beyond the end of a log that was longer before. `details`: high_water_mark besides.
+    """
 
     code = "offset_out_of_range"
 

@@ -8,7 +8,17 @@ from collections.abc import Callable
 
 import pytest
 
-from flashq import AsyncClient, Client, ConnectionFailed, InvalidParameter, Record, RecordWithOffset, TopicNotFound
+from flashq import (
+    AsyncClient,
+    Client,
+    ConnectionFailed,
+    InvalidParameter,
+    OffsetOutOfRange,
+    Record,
+    RecordWithOffset,
+    TopicNotFound,
+)
+from flashq.broker.polled import Polled
 from flashq.client import dead_letters
 from tests.http.serving import eventually
 
@@ -250,6 +260,44 @@ def test_an_async_consumer_commits_and_closes_at_once(url: str, client: Client, 
 
     assert asyncio.run(asyncio.wait_for(consume(), 10)) == [*range(10)]
     assert committed(client, group, ten) == 10
+
+
+def test_a_log_made_anew_that_ends_before_the_consumer_is_told(client: Client, group: str, ten: str) -> None:
+    consumer = client.consumer(group, ten, wait_s=0.05)
+    assert [next(consumer).offset for _ in range(10)] == [*range(10)]
+    consumer.commit()
+    client.delete_topic(ten)
+    client.post_records(ten, ["new", "newer"])
+    with pytest.raises(OffsetOutOfRange, match=f"topic {ten} ends at offset 2, and went to 10 before") as caught:
+        next(consumer)
+    told = {name: caught.value.details[name] for name in ("topic", "offset", "high_water_mark", "log_start_offset")}
+    assert told == {"topic": ten, "offset": 10, "high_water_mark": 2, "log_start_offset": 0}
+    with client.consumer(group, ten, follow=False) as again:
+        assert [record.text for record in again] == ["new", "newer"]
+
+
+def test_an_async_consumer_is_told_of_a_log_made_anew(url: str, client: Client, group: str, ten: str) -> None:
+    async def consume() -> None:
+        async with AsyncClient(url) as remote:
+            consumer = remote.consumer(group, ten, wait_s=0.05)
+            async for record in consumer:
+                if record.offset == 9:
+                    await consumer.commit()
+                    await remote.delete_topic(ten)
+                    await remote.post_record(ten, "new")
+
+    with pytest.raises(OffsetOutOfRange, match=f"topic {ten} ends at offset 1, and went to 10 before"):
+        asyncio.run(asyncio.wait_for(consume(), 10))
+
+
+def test_an_end_that_one_server_of_several_has_not_heard_of_yet_is_none(
+    client: Client, group: str, ten: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer = client.consumer(group, ten, follow=False)
+    assert [next(consumer).offset for _ in range(10)] == [*range(10)]
+    behind = Polled[RecordWithOffset]([], 10, 7, 0)
+    monkeypatch.setattr(client, "poll_records", lambda *_, **__: behind)
+    assert [*consumer] == []
 
 
 def test_an_async_consumer_leaves_a_failed_record_uncommitted(url: str, client: Client, group: str, ten: str) -> None:

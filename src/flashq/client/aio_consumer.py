@@ -13,6 +13,7 @@ from msgspec import UNSET
 from flashq.broker.polled import PolledRecords
 from flashq.client import dead_letters
 from flashq.client.progress import Progress, StartAt, Stopped, check_start
+from flashq.client.reads import check_end
 from flashq.errors import FlashQError, IdempotencyKeyReused
 from flashq.record import RecordWithOffset
 
@@ -171,6 +172,8 @@ class AsyncConsumer:
             if not self._closed.is_set() or self._is_cancelled():
                 raise
             return False
+        if polled.high_water_mark < progress.position:
+            check_end(await self._client.describe_topic(self.topic), progress.position)
         progress.fill(polled)
         return bool(polled) or self._follow
 

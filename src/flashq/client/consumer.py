@@ -12,6 +12,7 @@ from msgspec import UNSET
 
 from flashq.client import dead_letters
 from flashq.client.progress import Progress, StartAt, Stopped, check_start
+from flashq.client.reads import check_end
 from flashq.errors import FlashQError, IdempotencyKeyReused
 from flashq.record import RecordWithOffset
 
@@ -45,7 +46,8 @@ class Consumer:
 
         A group that has never committed starts at the log start (`from_` "earliest") or the end ("latest", which is
         committed). `max_records` is what one poll takes. With `follow` it waits for more, in polls of `wait_s`, which
-        is how long `close` may take to be heard; without, it ends at the end of the log.
+        is how long `close` may take to be heard; without, it ends at the end of the log. Iterating raises
+        `OffsetOutOfRange` where retention was faster, and where the log now ends before the place reached.
         """
         check_start(from_)
         self.group = group
@@ -165,6 +167,8 @@ class Consumer:
         polled = self._client.poll_records(
             self.topic, from_offset=progress.position, count=self._max_records, timeout_s=self._wait_s
         )
+        if polled.high_water_mark < progress.position:
+            check_end(self._client.describe_topic(self.topic), progress.position)
         progress.fill(polled)
         return bool(polled) or self._follow
 

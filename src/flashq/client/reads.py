@@ -53,6 +53,24 @@ def poll_records(
     return polled
 
 
+def check_end(stands: Topic, offset: int) -> None:
+    """Raises `OffsetOutOfRange` if a log that has been up to `offset` ends before it now.
+
+    Whoever goes on reading there would wait for ever, or miss the records that come before. Not for what an answer to
+    a poll says of the end: on Kafka, one server of several may not have heard yet how far the log goes.
+    """
+    if stands.high_water_mark < offset:
+        raise OffsetOutOfRange(
+            f"topic {stands.name} ends at offset {stands.high_water_mark}, and went to {offset} before: it was made "
+            "anew, or records were lost. Nothing was read there",
+            topic=stands.name,
+            offset=offset,
+            high_water_mark=stands.high_water_mark,
+            log_start_offset=stands.log_start_offset,
+            hint="begin anew; a group that stands beyond the end goes back by a reset",
+        )
+
+
 def lines_request(
     topic: str,
     group: str | None,
