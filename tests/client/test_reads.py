@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from typing import Any
 
 import pytest
 
-from flashq import AsyncClient, Client, ConnectionFailed, InvalidParameter, TopicNotFound
+from flashq import AsyncClient, Client, ConnectionFailed, InvalidParameter, OffsetOutOfRange, TopicNotFound
 from flashq.client.exchange import Answer
 from flashq.client.line_pages import LinePages
 from flashq.client.retry import Backoff
@@ -157,6 +158,83 @@ def test_lines_that_bring_nothing_any_more_end_with_the_error(server: Process, m
         with Client(proxy.url, retries=2, backoff=SOON) as through, pytest.raises(ConnectionFailed):
             next(iter(through.read_lines(many)))
         assert proxy.cuts == 97
+
+
+def anew(client: Client, topic: str) -> None:
+    """The topic has one record now."""
+    client.delete_topic(topic)
+    client.post_record(topic, "new")
+
+
+def went_to(offset: int) -> Any:
+    return pytest.raises(OffsetOutOfRange, match=f"ends at offset 1, and went to {offset} before")
+
+
+def fill(client: Client, topic: str, count: int) -> None:
+    for first in range(0, count, 1000):
+        client.post_records(topic, [b""] * min(count - first, 1000))
+
+
+def test_lines_of_a_log_that_becomes_shorter_end_with_an_error(client: Client, topic: str) -> None:
+    fill(client, topic, 10_500)
+    lines = iter(client.read_lines(topic))
+    seen = 0
+    while seen < 10_000:  # as many as an answer has
+        seen += next(lines).count(b"\n")
+    anew(client, topic)
+    with went_to(10_500):
+        next(lines)
+
+
+def test_lines_that_follow_a_log_that_becomes_shorter_end_with_an_error(client: Client, topic: str) -> None:
+    fill(client, topic, 3)
+    lines = iter(client.read_lines(topic, follow=True, wait_s=0.05))
+    assert next(lines).count(b"\n") == 3
+    anew(client, topic)
+    with went_to(3):
+        next(lines)
+
+
+def test_lines_of_a_group_beyond_the_end_end_with_an_error() -> None:
+    pages = LinePages("t", group="g", from_offset=None, from_time_ms=None, max_records=None, follow=False, wait_s=0)
+    pages.begin(Answer(200, {"x-next-offset": "9", "x-high-water-mark": "3"}))  # no network: a log that lost records
+    assert (pages.ends_early, pages.went_to) == (True, 9)
+
+
+def test_lines_may_wait_for_an_offset_beyond_the_end(client: Client, topic: str) -> None:
+    fill(client, topic, 2)
+    lines = iter(client.read_lines(topic, from_offset=4, follow=True, wait_s=0.05))
+    later = threading.Timer(0.3, lambda: fill(client, topic, 3))
+    later.start()
+    assert json.loads(next(lines))["offset"] == 4
+    later.join()
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_a_stream_of_a_log_that_becomes_shorter_ends_with_an_error(client: Client, topic: str, follow: bool) -> None:
+    fill(client, topic, 9)
+    records = client.stream(topic, page_records=5, follow=follow, wait_s=0.05)
+    assert [next(records).offset for _ in range(5)] == [*range(5)]
+    anew(client, topic)
+    with went_to(5 if follow else 9):
+        next(records)
+
+
+def test_async_reads_of_a_log_that_becomes_shorter_end_with_an_error(url: str, client: Client, topic: str) -> None:
+    async def read() -> None:
+        async with AsyncClient(url) as remote:
+            lines = aiter(remote.read_lines(topic, follow=True, wait_s=0.05))
+            assert (await anext(lines)).count(b"\n") == 9
+            records = remote.stream(topic, page_records=5)
+            assert [(await anext(records)).offset for _ in range(5)] == [*range(5)]
+            anew(client, topic)
+            with went_to(9):
+                await anext(records)
+            with went_to(9):
+                await anext(lines)
+
+    fill(client, topic, 9)
+    asyncio.run(asyncio.wait_for(read(), 20))
 
 
 def test_lines_that_follow_wait_for_more(client: Client, topic: str) -> None:

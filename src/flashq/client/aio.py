@@ -144,10 +144,10 @@ class AsyncClient:
     ) -> AsyncIterator[RecordWithOffset]:
         """Records one by one, `page_records` in memory at a time, up to where the log ended when it began."""
         timeout_s = wait_s if follow else 0.0
-        page = await self.poll_records(
+        page = begun = await self.poll_records(
             topic, from_offset=from_offset, from_time_ms=from_time_ms, count=page_records, timeout_s=timeout_s
         )
-        end = math.inf if follow else page.high_water_mark
+        end = math.inf if follow else begun.high_water_mark
         while True:
             for record in page:
                 if record.offset >= end:
@@ -155,7 +155,10 @@ class AsyncClient:
                 yield record
             if page.next_offset >= end:
                 return
+            went_to = min(page.next_offset, page.high_water_mark) if follow else begun.high_water_mark
             page = await self.poll_records(topic, from_offset=page.next_offset, count=page_records, timeout_s=timeout_s)
+            if page.high_water_mark < went_to:
+                reads.check_end(await self.describe_topic(topic), went_to)
 
     def read_lines(
         self,
@@ -364,6 +367,8 @@ class AsyncClient:
                 async with self._http.stream(**self._endpoint.request_options(request)) as answer:
                     if answer.status_code == 200:
                         pages.begin(Answer(200, answer.headers))
+                        if pages.ends_early:
+                            reads.check_end(await self.describe_topic(pages.topic), pages.went_to)
                         async for chunk in answer.aiter_raw():
                             if lines := pages.feed(chunk):
                                 yield lines

@@ -156,14 +156,14 @@ class Client:
     ) -> Iterator[RecordWithOffset]:
         """Records one by one, `page_records` in memory at a time, up to where the log ended when it began.
 
-        With `follow` it goes on and waits for what is posted, in requests of `wait_s`. Raises as `poll_records`; to
-        go on after an error, begin anew after the last record.
+        With `follow` it goes on and waits for what is posted, in requests of `wait_s`. Raises as `poll_records`, and
+        `OffsetOutOfRange` if the log has become shorter; to go on after an error, begin anew after the last record.
         """
         timeout_s = wait_s if follow else 0.0
-        page = self.poll_records(
+        page = begun = self.poll_records(
             topic, from_offset=from_offset, from_time_ms=from_time_ms, count=page_records, timeout_s=timeout_s
         )
-        end = math.inf if follow else page.high_water_mark
+        end = math.inf if follow else begun.high_water_mark
         while True:
             for record in page:
                 if record.offset >= end:
@@ -171,7 +171,10 @@ class Client:
                 yield record
             if page.next_offset >= end:
                 return
+            went_to = min(page.next_offset, page.high_water_mark) if follow else begun.high_water_mark
             page = self.poll_records(topic, from_offset=page.next_offset, count=page_records, timeout_s=timeout_s)
+            if page.high_water_mark < went_to:
+                reads.check_end(self.describe_topic(topic), went_to)
 
     def read_lines(
         self,
@@ -186,7 +189,8 @@ class Client:
     ) -> LineReader:
         """Records as the server writes them in NDJSON: iterate for chunks of whole lines.
 
-        Ends where the log ended when it began, unless `follow`. Goes on by offset after a lost connection.
+        Ends where the log ended when it began, unless `follow`. Goes on by offset after a lost connection. Raises as
+        `stream`.
         """
         pages = LinePages(
             topic,
@@ -388,6 +392,8 @@ class Client:
                 with self._http.stream(**self._endpoint.request_options(request)) as answer:
                     if answer.status_code == 200:
                         pages.begin(Answer(200, answer.headers))
+                        if pages.ends_early:
+                            reads.check_end(self.describe_topic(pages.topic), pages.went_to)
                         for chunk in answer.iter_raw():
                             if lines := pages.feed(chunk):
                                 yield lines

@@ -45,7 +45,9 @@ class LinePages:
     ) -> None:
         self.next_offset = from_offset
         self.high_water_mark: int | None = None
-        self._topic = topic
+        self.topic = topic
+        self.went_to = 0
+        """How far the log was when this read needed it to: to its end then or, if followed, to where this has got."""
         self._group = group
         self._start = start_of_read(group, from_offset, from_time_ms)
         self._left = sys.maxsize if max_records is None else at_least("max_records", max_records, 0)
@@ -68,14 +70,21 @@ class LinePages:
         max_records = min(self._left, MAX_POLL_RECORDS)
         if self._end is not None and self.next_offset is not None:
             max_records = min(max_records, self._end - self.next_offset)
-        return lines_request(self._topic, self._group, self._start, max_records=max_records, timeout_s=timeout_s)
+        return lines_request(self.topic, self._group, self._start, max_records=max_records, timeout_s=timeout_s)
 
     def begin(self, answer: Answer) -> None:
         """A good answer has begun."""
         self._page_end = header_number(answer, "x-next-offset")
         self.high_water_mark = header_number(answer, "x-high-water-mark")
         if self._end is None and not self._follow:
-            self._end = self.high_water_mark
+            self._end = self.went_to = self.high_water_mark
+        if not self._start:
+            self.went_to = self._page_end  # a group stands where it has been
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether the answer that has begun says that the log is shorter than it was: then `check_end`."""
+        return self.high_water_mark is not None and self.high_water_mark < self.went_to
 
     def feed(self, chunk: bytes) -> bytes:
         """The whole lines there are now; maybe none."""
@@ -92,6 +101,8 @@ class LinePages:
     def ended(self) -> None:
         """The answer has come to its end."""
         self._go_on_from(self._page_end)
+        if self._follow and self.high_water_mark is not None:
+            self.went_to = min(self._page_end, self.high_water_mark)
 
     def broken(self) -> bool:
         """The answer will not come to its end; whether something of it has been given."""
