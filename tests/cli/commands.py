@@ -110,6 +110,14 @@ def on_terminal(
     return process.wait(TIMEOUT_S), seen.decode(errors="replace")
 
 
+def wait_for_read_of_stdin(pid: int) -> None:
+    """Until the process sleeps in it. A signal that comes just before is heard by Python only after the read."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while Path(f"/proc/{pid}/syscall").read_text().split()[1:2] != ["0x0"]:  # a system call's first argument
+        assert time.monotonic() < deadline, f"process {pid} does not read its input"
+        time.sleep(0.002)
+
+
 def _wait_for_sleep(pid: int) -> None:
     """Until the process waits for input. A signal that comes between its question and that is heard after the wait."""
     deadline = time.monotonic() + TIMEOUT_S

@@ -14,7 +14,17 @@ import pytest
 from flashq import Client
 from flashq.cli.runs import FileRun
 from flashq.cli.sources import Place, ndjson_batches
-from tests.cli.commands import COMMAND, environment, next_offset, on_terminal, run, started, values, wait_for_records
+from tests.cli.commands import (
+    COMMAND,
+    environment,
+    next_offset,
+    on_terminal,
+    run,
+    started,
+    values,
+    wait_for_read_of_stdin,
+    wait_for_records,
+)
 from tests.server.running import Process, serving
 
 MANY = 300_000
@@ -420,6 +430,7 @@ def test_an_interrupted_pipe_tells_what_is_stored(server: Process) -> None:
         process.stdin.write(b"a\nb\n")
         process.stdin.flush()
         wait_for_records(server, "cut-pipe", 2)
+        wait_for_read_of_stdin(process.pid)
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
         told, hint = process.stderr.read().decode().splitlines()
