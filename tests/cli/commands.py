@@ -104,7 +104,7 @@ def on_terminal(
         seen += data
         if interrupt_at is not None and interrupt_at.encode() in seen:
             interrupt_at = None
-            _wait_for_sleep(process.pid)
+            wait_for_read_of_stdin(process.pid)
             process.send_signal(signal.SIGINT)
     os.close(master)
     return process.wait(TIMEOUT_S), seen.decode(errors="replace")
@@ -115,14 +115,6 @@ def wait_for_read_of_stdin(pid: int) -> None:
     deadline = time.monotonic() + TIMEOUT_S
     while Path(f"/proc/{pid}/syscall").read_text().split()[1:2] != ["0x0"]:  # a system call's first argument
         assert time.monotonic() < deadline, f"process {pid} does not read its input"
-        time.sleep(0.002)
-
-
-def _wait_for_sleep(pid: int) -> None:
-    """Until the process waits for input. A signal that comes between its question and that is heard after the wait."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
-        assert time.monotonic() < deadline, f"process {pid} does not wait"
         time.sleep(0.002)
 
 

@@ -144,10 +144,11 @@ class AsyncClient:
     ) -> AsyncIterator[RecordWithOffset]:
         """Records one by one, `page_records` in memory at a time, up to where the log ended when it began."""
         timeout_s = wait_s if follow else 0.0
-        page = begun = await self.poll_records(
+        page = await self.poll_records(
             topic, from_offset=from_offset, from_time_ms=from_time_ms, count=page_records, timeout_s=timeout_s
         )
-        end = math.inf if follow else begun.high_water_mark
+        went_to = page.high_water_mark
+        end = math.inf if follow else went_to
         while True:
             for record in page:
                 if record.offset >= end:
@@ -155,7 +156,8 @@ class AsyncClient:
                 yield record
             if page.next_offset >= end:
                 return
-            went_to = min(page.next_offset, page.high_water_mark) if follow else begun.high_water_mark
+            if follow:
+                went_to = min(page.next_offset, page.high_water_mark)
             page = await self.poll_records(topic, from_offset=page.next_offset, count=page_records, timeout_s=timeout_s)
             if page.high_water_mark < went_to:
                 reads.check_end(await self.describe_topic(topic), went_to)

@@ -160,10 +160,11 @@ class Client:
         `OffsetOutOfRange` if the log has become shorter; to go on after an error, begin anew after the last record.
         """
         timeout_s = wait_s if follow else 0.0
-        page = begun = self.poll_records(
+        page = self.poll_records(
             topic, from_offset=from_offset, from_time_ms=from_time_ms, count=page_records, timeout_s=timeout_s
         )
-        end = math.inf if follow else begun.high_water_mark
+        went_to = page.high_water_mark
+        end = math.inf if follow else went_to
         while True:
             for record in page:
                 if record.offset >= end:
@@ -171,7 +172,8 @@ class Client:
                 yield record
             if page.next_offset >= end:
                 return
-            went_to = min(page.next_offset, page.high_water_mark) if follow else begun.high_water_mark
+            if follow:
+                went_to = min(page.next_offset, page.high_water_mark)
             page = self.poll_records(topic, from_offset=page.next_offset, count=page_records, timeout_s=timeout_s)
             if page.high_water_mark < went_to:
                 reads.check_end(self.describe_topic(topic), went_to)

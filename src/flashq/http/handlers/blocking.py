@@ -74,5 +74,10 @@ def as_flashq_error(error: Exception) -> FlashQError:
         return error
     if isinstance(error, OSError):
         return StorageFailed(f"the disk failed: {error.strerror or error}", outcome="unknown")
+    return mistaken(error)
+
+
+def mistaken(error: Exception) -> FlashQError:
+    """What the client is told of an error that is the server's own; it is logged."""
     log.error("internal_error", exc_info=error)
     return FlashQError("the server failed; whether the request was carried out is not known", outcome="unknown")

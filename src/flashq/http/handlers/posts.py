@@ -20,7 +20,7 @@ from flashq.broker.terms import Terms, append_on, check_terms, hash_idempotency_
 from flashq.broker.tick import Tick
 from flashq.errors import FlashQError, InvalidParameter, StorageFailed
 from flashq.http.answers import encode_whole
-from flashq.http.handlers.blocking import as_flashq_error
+from flashq.http.handlers.blocking import as_flashq_error, mistaken
 from flashq.http.handlers.bodies import NDJSON, content_type, read_json, read_lines
 from flashq.http.head import Head
 from flashq.http.message import JSON, Deferred, Fields, Request, Response
@@ -141,7 +141,7 @@ class PostHandler:
         try:
             self._answer_stored(log, posts, batch)
         except Exception as mistake:
-            self._refuse_all(posts, as_flashq_error(mistake))
+            self._refuse_all(posts, mistaken(mistake))
 
     def _answer_stored(self, log: TopicLog, posts: list[_Post], batch: Batch) -> None:
         terms = posts[0].terms  # a post with terms is alone in its batch
@@ -163,7 +163,7 @@ class PostHandler:
                     answer = Response(200, post.body(offset, count, stamp), JSON, durability)
                 give(post, answer)
             except Exception as mistake:  # must not keep the others from their answers
-                self._refuse_all([post], as_flashq_error(mistake))
+                self._refuse_all([post], mistaken(mistake))
             offset += count
         self._posted.add(batch.count, size)
 
